@@ -1,0 +1,1 @@
+"""Sampling from a model: tokens in, tokens and their log-probabilities out."""

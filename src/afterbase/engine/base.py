@@ -1,0 +1,26 @@
+"""What every engine offers: tokens in, tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from afterbase.records import Completion, Sampling
+
+
+class Engine(Protocol):
+    """Samples from a model, wherever it runs."""
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling, n: int = 1) -> list[Completion]:
+        """n completions of one prompt, whose cache they share."""
+
+    async def score(self, tokens: Sequence[int]) -> list[float]:
+        """Log-probability of each token after the first, at temperature 1."""
+
+    async def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Sample from these weights from now on; every completion carries the version."""
+
+    async def close(self) -> None:
+        """Stop; requests still running end as failures."""

@@ -1,0 +1,185 @@
+"""An engine in this process, sampling from the very tensors that the trainer updates.
+
+Requests join and leave at every step (continuous batching). The running ones are always the first rows of the cache, so that a
+decoding step reads views, never copies; a row that ends gives its place to the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from afterbase.config import Config
+from afterbase.engine.rows import Group, Rows
+from afterbase.errors import EngineError
+from afterbase.model.cache import Cache
+from afterbase.model.checkpoint import hf_weights
+from afterbase.model.logprob import token_logprobs
+from afterbase.model.transformer import Transformer
+from afterbase.records import Completion, Sampling
+from afterbase.segments import Segments
+
+BURST = 16
+"""Decoding steps between two looks at the queue and at other tasks."""
+
+
+class EngineConfig(Config):
+    """How much runs at once."""
+
+    rows: int = Field(256, gt=0)
+    """Requests that decode together; the cache is rows x context tokens."""
+    context: int | None = Field(None, gt=0)
+    """Longest prompt plus completion in tokens; unset means the model's own context length."""
+    prefill_tokens: int = Field(8192, gt=0)
+    """Prompt tokens read in one forward pass."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of matrix products; the same as the trainer's, or their log-probabilities part."""
+
+
+class LocalEngine:
+    """Continuous batching over one model."""
+
+    def __init__(self, model: Transformer, config: EngineConfig, decode: Callable[[Sequence[int]], str] | None = None) -> None:
+        """`decode` turns tokens into text; only requests with stop strings need it."""
+        self.model, self.config = model, config
+        self.device = model.lm_head.weight.device
+        self.room = min(config.context or model.config.max_position_embeddings, model.config.max_position_embeddings)
+        self.version = 0
+        # A CPU reads a float32 memory as fast as a bfloat16 one; on a GPU half the memory is half the time.
+        halved = config.precision == "bfloat16" and self.device.type != "cpu"
+        self.dtype = torch.bfloat16 if halved else model.lm_head.weight.dtype
+        self.rows = Rows(config.rows, self.room, self.device, decode)
+        self.waiting: deque[Group] = deque()
+        self.cache: Cache | None = None
+        self.driver: asyncio.Task | None = None
+        self.stamp = self._stamp()
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling, n: int = 1) -> list[Completion]:
+        """n completions of one prompt, read once; EngineError when the prompt leaves no room for an answer."""
+        if not prompt:
+            raise EngineError("an empty prompt cannot be continued; give at least one token, such as the beginning of a sentence")
+        if len(prompt) >= self.room:
+            raise EngineError(
+                f"a prompt of {len(prompt)} tokens leaves no room in the context of {self.room}; shorten it or raise engine.context"
+            )
+        groups = [
+            Group(tuple(prompt), sampling, range(first, min(first + self.config.rows, n)), asyncio.get_running_loop().create_future())
+            for first in range(0, n, self.config.rows)
+        ]
+        self.waiting.extend(groups)
+        if self.driver is None or self.driver.done():
+            self.driver = asyncio.get_running_loop().create_task(self._drive())
+        return [completion for group in groups for completion in await group.future]
+
+    async def score(self, tokens: Sequence[int]) -> list[float]:
+        """Log-probability of each token after the first, at temperature 1."""
+        with torch.inference_mode(), self._autocast():
+            stream = torch.tensor(tokens, device=self.device)
+            hidden = self.model(stream, Segments.of([len(tokens)], self.device))
+            return token_logprobs(hidden[:-1], self.model.lm_head.weight, stream[1:]).tolist()
+
+    async def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Sample from these weights from now on. The trainer's own tensors are taken as they are; others are copied in."""
+        if self.waiting or self.rows.running:
+            raise EngineError(f"weights {version} came while requests of weights {self.version} run; wait for them before loading")
+        own = dict(hf_weights(self.model))
+        with torch.no_grad():
+            for name, tensor in weights:
+                if own[name].data_ptr() != tensor.data_ptr():
+                    own[name].copy_(tensor)
+        self.version = version
+        self.stamp = self._stamp()
+
+    async def close(self) -> None:
+        """Stop; requests still running end with an EngineError."""
+        if self.driver is not None:
+            self.driver.cancel()
+        self._fail(EngineError("the engine was closed while requests were running"))
+        self.cache = None
+
+    async def _drive(self) -> None:
+        """Step until nothing is left; between steps other tasks run, so finished answers are judged while others go on."""
+        try:
+            while self.waiting or self.rows.running:
+                self._steps()
+                await asyncio.sleep(0)
+        except Exception as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: Exception) -> None:
+        for group in (*self.waiting, *self.rows.drop()):
+            if not group.future.done():
+                group.future.set_exception(error)
+        self.waiting.clear()
+
+    @torch.inference_mode()
+    def _steps(self) -> None:
+        """Let requests in, then give every running one its next tokens until one ends or others may join.
+
+        Several steps share one autocast context, which casts each weight once.
+        """
+        if self._stamp() != self.stamp:
+            raise EngineError(f"the weights changed after version {self.version} was loaded; call load() after every update")
+        if self.cache is None:
+            self.cache = Cache(self.model.config, self.config.rows, self.room, self.dtype, self.device)
+        admitted = self._admit()
+        with self._autocast():
+            if admitted:
+                self._advance(self._prefill(admitted))
+            for _ in range(BURST):
+                if not self.rows.running or self._advance(self._decode()):
+                    break
+
+    def _advance(self, logits: Tensor) -> bool:
+        """Draw the next tokens; True when a request ended, so that others may take its place."""
+        running = self.rows.running
+        for target, source, length in self.rows.advance(logits, self.version):
+            self.cache.move(source, target, length)
+        return self.rows.running < running
+
+    def _admit(self) -> list[Group]:
+        """The waiting groups that fit into the free rows and one forward pass, in order of arrival."""
+        admitted, free, tokens = [], self.config.rows - self.rows.running, 0
+        while self.waiting and len(self.waiting[0].samples) <= free:
+            if admitted and tokens + len(self.waiting[0].prompt) > self.config.prefill_tokens:
+                break
+            group = self.waiting.popleft()
+            free, tokens = free - len(group.samples), tokens + len(group.prompt)
+            admitted.append(group)
+        return admitted
+
+    def _prefill(self, groups: list[Group]) -> Tensor:
+        """Read each group's prompt once, share its cache, and return the logits of each new row's first token [new, V]."""
+        firsts = self.rows.place(groups)
+        segments = Segments.of([len(group.prompt) for group in groups], self.device)
+        tokens = torch.tensor([token for group in groups for token in group.prompt], device=self.device)
+        step = self.cache.filling(segments, torch.tensor(firsts, device=self.device))
+        hidden = self.model(tokens, segments, cache=step)
+        for group, first in zip(groups, firsts, strict=True):
+            if len(group.samples) > 1:
+                siblings = torch.arange(first + 1, first + len(group.samples), device=self.device)
+                self.cache.copy(first, siblings, len(group.prompt))
+        last = self.model.logits(hidden[segments.starts[1:].long() - 1])
+        counts = torch.tensor([len(group.samples) for group in groups], device=self.device)
+        return last.repeat_interleave(counts, dim=0)
+
+    def _decode(self) -> Tensor:
+        """The logits of every running row's next token [running, V]."""
+        tokens, lengths, longest = self.rows.last()
+        segments = Segments.decoding(lengths)
+        hidden = self.model(tokens, segments, cache=self.cache.decoding(segments, longest))
+        return self.model.logits(hidden)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
+    def _stamp(self) -> int:
+        """Counts every in-place change of the weights, so that an unannounced one is noticed."""
+        return sum(parameter._version for parameter in self.model.parameters())

@@ -1,0 +1,192 @@
+"""The running requests of an engine, as tensors: one row each, the running ones first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from afterbase.engine.draw import Knobs, draw, row_key, uniforms
+from afterbase.records import Completion, Finish, Sampling
+
+STOP_WINDOW = 8
+"""Tokens of text looked at behind a stop string's own length, for a token may hold a fraction of a character."""
+
+
+@dataclass(eq=False)
+class Group:
+    """Requests that share one prompt."""
+
+    prompt: tuple[int, ...]
+    """The prompt's tokens."""
+    sampling: Sampling
+    """How every one of them is drawn."""
+    samples: range
+    """Their numbers among the n that were asked for; each has its own random stream."""
+    future: asyncio.Future
+    """Resolves to the completions, in order."""
+    finished: dict[int, Completion] = field(default_factory=dict)
+    """Those that have ended, by number."""
+
+    def end(self, sample: int, completion: Completion) -> None:
+        """Keep one completion; the last one resolves the future."""
+        self.finished[sample] = completion
+        if len(self.finished) == len(self.samples) and not self.future.done():
+            self.future.set_result([self.finished[number] for number in self.samples])
+
+
+class Rows:
+    """The state of every running request; row i is row i of the cache."""
+
+    def __init__(self, rows: int, room: int, device: torch.device, decode: Callable[[Sequence[int]], str] | None) -> None:
+        self.room, self.device, self.decode = room, device, decode
+        self.running = 0
+        self.fresh = 0  # rows placed in this step, whose first token comes from the prompt's logits
+        self.owners: list[tuple[Group, int]] = []
+        integer = {"dtype": torch.long, "device": device}
+        self.keys = torch.zeros(rows, **integer)
+        self.lengths = torch.zeros(rows, **integer)  # tokens in the cache
+        self.counts = torch.zeros(rows, **integer)  # tokens drawn
+        self.limits = torch.zeros(rows, **integer)  # tokens that may be drawn
+        self.top_k = torch.zeros(rows, **integer)
+        self.top_p = torch.ones(rows, device=device)
+        self.temperature = torch.ones(rows, device=device)
+        self.stop_ids = torch.full((rows, 1), -1, **integer)
+        self.tokens = torch.zeros(rows, room, **integer)
+        self.logprobs = torch.zeros(rows, room, device=device)
+        self.sampled = torch.zeros(rows, room, device=device)
+        self.knobs: Knobs | None = None
+
+    def place(self, groups: list[Group]) -> list[int]:
+        """Give every sample of the groups a row after the running ones; returns each group's first row."""
+        firsts = []
+        self.fresh = sum(len(group.samples) for group in groups)
+        for group in groups:
+            sampling, first = group.sampling, len(self.owners)
+            firsts.append(first)
+            self.owners += [(group, sample) for sample in group.samples]
+            part = slice(first, len(self.owners))
+            self.keys[part] = torch.tensor([row_key(sampling.seed, sample) for sample in group.samples], device=self.device)
+            self.lengths[part] = len(group.prompt)
+            self.counts[part] = 0
+            self.limits[part] = max(1, min(sampling.max_tokens, self.room - len(group.prompt)))
+            self.top_k[part], self.top_p[part], self.temperature[part] = sampling.top_k, sampling.top_p, sampling.temperature
+            self._widen(len(sampling.stop_ids))
+            self.stop_ids[part] = -1
+            if sampling.stop_ids:
+                self.stop_ids[part, : len(sampling.stop_ids)] = torch.tensor(sampling.stop_ids, device=self.device)
+        self.running = len(self.owners)
+        self.knobs = None
+        return firsts
+
+    def last(self) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"], int]:
+        """Each running row's latest token, the position it goes to, and the longest row once it is there."""
+        n = self.running
+        tokens = self.tokens[:n].gather(1, self.counts[:n, None] - 1).squeeze(1)
+        lengths = self.lengths[:n].clone()
+        self.lengths[:n] += 1
+        return tokens, lengths, int(lengths.max()) + 1
+
+    def advance(self, logits: Float[Tensor, "n V"], version: int) -> list[tuple[Tensor, Tensor, int]]:
+        """Draw a token for the rows that `logits` belong to, end those that are done, and close the gaps.
+
+        Returns the moves that the cache must make: (target rows, source rows, tokens).
+        """
+        first = self.running - self.fresh if self.fresh else 0
+        part = slice(first, self.running)
+        knobs = self._knobs(part)
+        drawn = draw(logits, knobs, uniforms(self.keys[part], self.counts[part]))
+        places = self.counts[part, None]
+        self.tokens[part].scatter_(1, places, drawn.tokens[:, None])
+        self.logprobs[part].scatter_(1, places, drawn.logprobs[:, None])
+        self.sampled[part].scatter_(1, places, drawn.sampled_logprobs[:, None])
+        self.counts[part] += 1
+        stopped = (drawn.tokens[:, None] == self.stop_ids[part]).any(1)
+        full = self.counts[part] >= self.limits[part]
+        self.fresh = 0
+        return self._end(first, stopped | self._spoken(part), full, version)
+
+    def drop(self) -> list[Group]:
+        """Forget every running request; returns their groups."""
+        groups = list({id(group): group for group, _ in self.owners}.values())
+        self.owners, self.running, self.fresh, self.knobs = [], 0, 0, None
+        return groups
+
+    def _knobs(self, part: slice) -> Knobs:
+        """The settings of these rows; kept between steps while the rows stay the same."""
+        if self.knobs is None or part.start or len(self.knobs.temperature) != part.stop:
+            temperature, top_p, top_k = self.temperature[part], self.top_p[part], self.top_k[part]
+            knobs = Knobs(
+                temperature,
+                top_p,
+                top_k,
+                truncating=bool(((top_p < 1) | (top_k > 0)).any()),
+                greedy=bool((temperature == 0).any()),
+                plain=bool(((temperature == 1) | (temperature == 0)).all()),
+            )
+            if part.start:
+                return knobs
+            self.knobs = knobs
+        return self.knobs
+
+    def _spoken(self, part: slice) -> Tensor:
+        """Whether each row's text now ends with one of its stop strings."""
+        spoken = torch.zeros(part.stop - part.start, dtype=torch.bool, device=self.device)
+        for row in range(part.start, part.stop):
+            stops = self.owners[row][0].sampling.stop
+            if stops:
+                assert self.decode is not None, "stop strings need the engine to have a decoder"
+                count = int(self.counts[row])
+                window = self.tokens[row, max(0, count - max(map(len, stops)) - STOP_WINDOW) : count]
+                text = self.decode(window.tolist())
+                last = self.decode(window[:-1].tolist())
+                spoken[row - part.start] = any(text.count(stop) > last.count(stop) for stop in stops)
+        return spoken
+
+    def _end(self, first: int, stopped: Tensor, full: Tensor, version: int) -> list[tuple[Tensor, Tensor, int]]:
+        """Hand out the finished rows and move the last ones into their places."""
+        over = stopped | full
+        if not bool(over.any()):
+            return []
+        ended = (over.nonzero().squeeze(1) + first).tolist()
+        for row in ended:
+            group, sample = self.owners[row]
+            group.end(sample, self._completion(row, "stop" if bool(stopped[row - first]) else "length", version))
+        gone = set(ended)
+        left = self.running - len(ended)
+        targets = [row for row in ended if row < left]
+        sources = [row for row in range(left, self.running) if row not in gone]
+        for target, source in zip(targets, sources, strict=True):
+            self.owners[target] = self.owners[source]
+        del self.owners[left:]
+        self.running, self.knobs = left, None
+        if not targets:
+            return []
+        to, come = torch.tensor(targets, device=self.device), torch.tensor(sources, device=self.device)
+        for state in (
+            self.keys, self.lengths, self.counts, self.limits, self.top_k, self.top_p, self.temperature,
+            self.stop_ids, self.tokens, self.logprobs, self.sampled,
+        ):  # fmt: skip
+            state[to] = state[come]
+        return [(to, come, int(self.lengths[to].max()))]
+
+    def _completion(self, row: int, finish: Finish, version: int) -> Completion:
+        count = int(self.counts[row])
+        return Completion(
+            tuple(self.tokens[row, :count].tolist()),
+            tuple(self.logprobs[row, :count].tolist()),
+            tuple(self.sampled[row, :count].tolist()),
+            version,
+            finish,
+        )
+
+    def _widen(self, stops: int) -> None:
+        """Make room for a request with more stop ids than any before."""
+        if stops > self.stop_ids.shape[1]:
+            wider = self.stop_ids.new_full((len(self.stop_ids), stops), -1)
+            wider[:, : self.stop_ids.shape[1]] = self.stop_ids
+            self.stop_ids = wider

@@ -1,0 +1,25 @@
+"""What can go wrong in the world outside, each said in one sentence that names what came, what was allowed and what to do."""
+
+
+class AfterbaseError(Exception):
+    """A failure that its reader can act on; the command line prints it without a traceback and exits with 2."""
+
+
+class ConfigError(AfterbaseError):
+    """A recipe or an override asks for something that does not exist or does not fit together."""
+
+
+class DataError(AfterbaseError):
+    """A data file is missing, malformed or empty, or a row does not fit the model."""
+
+
+class CheckpointError(AfterbaseError):
+    """A checkpoint's tensors, config or tokenizer do not fit the model they are meant for."""
+
+
+class StorageError(AfterbaseError):
+    """A directory cannot be written or the disk is full; what was written before stays whole."""
+
+
+class EngineError(AfterbaseError):
+    """The engine cannot serve a request, for example because it is longer than the context."""

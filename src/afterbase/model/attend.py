@@ -1,0 +1,108 @@
+"""Scaled dot-product attention over a packed stream, and over a cache.
+
+Sequences of a stream never see each other [V3 5.1]. On CUDA in half precision torch's variable-length FlashAttention does it;
+elsewhere sequences of similar length are gathered into padded rectangles, where the causal mask alone hides the padding.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from afterbase.model.rows import Pad, Take
+from afterbase.segments import Bucket, Segments
+
+
+def attend(
+    queries: Float[Tensor, "T hq k"], keys: Float[Tensor, "T hk k"], values: Float[Tensor, "T hk v"], segments: Segments, scale: float
+) -> Float[Tensor, "T hq v"]:
+    """Causal attention of each token to itself and the earlier tokens of its own sequence, in the values' dtype."""
+    queries, keys = queries.to(values.dtype), keys.to(values.dtype)  # rotation leaves them in float32
+    if queries.is_cuda and queries.dtype in (torch.float16, torch.bfloat16) and keys.shape[-1] <= 256:
+        return _varlen(queries, keys, values, segments, scale)
+    if len(set(segments.lengths)) == 1:
+        return _rectangle(queries, keys, values, len(segments.lengths), scale)
+    return _padded(queries, keys, values, segments, scale)
+
+
+def attend_memory(
+    queries: Float[Tensor, "n hq k"],
+    keys: Float[Tensor, "n hk L k"],
+    values: Float[Tensor, "n hk L v"],
+    seen: Bool[Tensor, "n 1 1 L"],
+    scale: float,
+) -> Float[Tensor, "n hq v"]:
+    """Attention of one new token per row to what its row remembers; the heads that share a key are its queries.
+
+    Runs in the memory's own dtype: with so few queries per key it is bound by reading the memory, not by arithmetic.
+    """
+    rows, heads, length = keys.shape[0], keys.shape[1], keys.shape[2]
+    with torch.autocast(queries.device.type, enabled=False):
+        grouped = queries.to(keys.dtype).reshape(rows * heads, -1, queries.shape[-1])
+        scores = torch.bmm(grouped, _matrices(keys).transpose(1, 2)).float() * scale
+        scores = scores.unflatten(0, (rows, heads)).masked_fill_(~seen, -torch.inf)
+        weights = scores.softmax(-1).to(values.dtype).view(rows * heads, -1, length)
+        return torch.bmm(weights, _matrices(values)).view(rows, queries.shape[1], -1)
+
+
+def _matrices(memory: Float[Tensor, "n h L width"]) -> Float[Tensor, "nh L width"]:
+    """One matrix per row and head, as a view: `flatten` would copy the whole memory, whose rows are longer than L."""
+    rows, heads, length, width = memory.shape
+    assert memory.stride(0) == heads * memory.stride(1), "a cache row's heads lie one after the other"
+    return memory.as_strided((rows * heads, length, width), (memory.stride(1), memory.stride(2), memory.stride(3)))
+
+
+def _rectangle(queries: Tensor, keys: Tensor, values: Tensor, rows: int, scale: float) -> Tensor:
+    """Sequences of one length need no gathering: the stream is a rectangle already."""
+    q, k, v = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in (queries, keys, values))
+    return _causal(q, k, v, scale).transpose(1, 2).flatten(0, 1)
+
+
+def _padded(queries: Tensor, keys: Tensor, values: Tensor, segments: Segments, scale: float) -> Tensor:
+    """Attention within padded rectangles of sequences of similar length."""
+    heads, kv_heads, width, value_width = queries.shape[1], keys.shape[1], queries.shape[2], values.shape[2]
+    stream = torch.cat((queries.flatten(1), keys.flatten(1), values.flatten(1)), dim=1)
+    splits = (heads * width, kv_heads * width, kv_heads * value_width)
+    outputs, base = [], 0
+    for bucket in segments.buckets:
+        base_next = base + bucket.real.numel()
+        padded = Pad.apply(stream, bucket.index.flatten(), *_members(bucket, segments, base))
+        parts = padded.unflatten(0, tuple(bucket.index.shape)).split(splits, dim=-1)
+        q, k, v = (p.unflatten(-1, (n, -1)).transpose(1, 2) for p, n in zip(parts, (heads, kv_heads, kv_heads), strict=True))
+        outputs.append(_causal(q, k, v, scale).transpose(1, 2).flatten(0, 1))
+        base = base_next
+    rows = torch.cat(outputs).flatten(1)
+    return Take.apply(rows, segments.inverse).unflatten(1, (heads, -1))
+
+
+def _members(bucket: Bucket, segments: Segments, base: int) -> tuple[Int[Tensor, "M"], Int[Tensor, "M"]]:
+    """The stream positions of a bucket's real tokens, and where they sit in its rectangle."""
+    real = bucket.real.flatten()
+    stream = bucket.index.flatten()[real]
+    return stream, segments.inverse[stream] - base
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """[S h L width] causal attention; a value head narrower than its key is padded, as the fused kernels need one width."""
+    width = v.shape[-1]
+    if width < q.shape[-1]:
+        v = F.pad(v, (0, q.shape[-1] - width))
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    return out[..., :width]
+
+
+def _varlen(queries: Tensor, keys: Tensor, values: Tensor, segments: Segments, scale: float) -> Tensor:
+    """Torch's FlashAttention over cumulative lengths."""
+    from torch.nn.attention.varlen import varlen_attn  # CUDA only
+
+    width = values.shape[-1]
+    if width < queries.shape[-1]:
+        values = F.pad(values, (0, queries.shape[-1] - width))
+    repeat = queries.shape[1] // keys.shape[1]
+    if repeat > 1:
+        keys, values = keys.repeat_interleave(repeat, dim=1), values.repeat_interleave(repeat, dim=1)
+    scaled = queries * (scale * queries.shape[-1] ** 0.5)  # the kernel divides by sqrt(width) itself
+    out = varlen_attn(scaled, keys, values, segments.starts, segments.starts, segments.longest, segments.longest, is_causal=True)
+    return out[..., :width]

@@ -1,0 +1,97 @@
+"""What attention remembers of the tokens it has seen: keys and values, or MLA's latent, one row per running request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from afterbase.model.config import ModelConfig
+from afterbase.segments import Segments
+
+
+class Cache:
+    """`rows` requests of up to `room` tokens, for every layer of one model.
+
+    GQA keeps keys and values `[rows, heads, room, width]`; MLA keeps one latent `[rows, 1, room, d_c + d^R_h]` [V3 Eq. 1-5].
+    """
+
+    def __init__(self, config: ModelConfig, rows: int, room: int, dtype: torch.dtype, device: torch.device) -> None:
+        if config.is_mla:
+            widths = [(1, config.kv_lora_rank + config.qk_rope_head_dim)]
+        else:
+            widths = [(config.num_key_value_heads, config.head_dim)] * 2
+        self.rows, self.room = rows, room
+        self.layers = [
+            tuple(torch.zeros(rows, heads, room, width, dtype=dtype, device=device) for heads, width in widths)
+            for _ in range(config.num_hidden_layers)
+        ]
+
+    def filling(self, segments: Segments, rows: Int[Tensor, "S"]) -> CacheStep:
+        """A step that reads whole prompts, one per segment, into the given rows."""
+        return CacheStep(self, rows[segments.owner], segments.positions, None, 0)
+
+    def decoding(self, segments: Segments, longest: int) -> CacheStep:
+        """A step that adds one token to each of the first rows, of which the longest then holds `longest` tokens."""
+        positions = segments.positions
+        seen = torch.arange(longest, device=positions.device) <= positions[:, None]
+        rows = torch.arange(len(positions), device=positions.device)
+        return CacheStep(self, rows, positions, seen[:, None, None, :], longest)
+
+    def copy(self, source: int, targets: Int[Tensor, "G"], length: int) -> None:
+        """Give the first `length` tokens of one row to others: a group shares its prompt's cache."""
+        for layer in self.layers:
+            for memory in layer:
+                memory[targets, :, :length] = memory[source, :, :length]
+
+    def move(self, sources: Int[Tensor, "M"], targets: Int[Tensor, "M"], length: int) -> None:
+        """Move rows down into freed places, so that the running rows stay the first ones."""
+        for layer in self.layers:
+            for memory in layer:
+                memory[targets, :, :length] = memory[sources, :, :length]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStep:
+    """One forward pass's view of the cache: where its tokens go and what they may see."""
+
+    cache: Cache
+    """The memory."""
+    rows: Int[Tensor, "T"]
+    """The row of each token."""
+    positions: Int[Tensor, "T"]
+    """The position of each token in its row."""
+    seen: Bool[Tensor, "n 1 1 L"] | None
+    """Decoding: which remembered tokens each row attends to. None while filling: prompts attend within themselves."""
+    longest: int
+    """Decoding: L, how much of each row is read."""
+
+    def layer(self, index: int) -> LayerStep:
+        """This step as one layer sees it."""
+        return LayerStep(self, self.cache.layers[index])
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStep:
+    """One layer's side of a step."""
+
+    step: CacheStep
+    """The step."""
+    memories: tuple[Float[Tensor, "rows heads room width"], ...]
+    """This layer's tensors."""
+
+    @property
+    def seen(self) -> Bool[Tensor, "n 1 1 L"] | None:
+        """Which remembered tokens each row attends to; None while filling."""
+        return self.step.seen
+
+    def write(self, *values: Float[Tensor, "T heads width"]) -> None:
+        """Remember the new tokens."""
+        for memory, value in zip(self.memories, values, strict=True):
+            memory[self.step.rows, :, self.step.positions] = value.to(memory.dtype)
+
+    def read(self) -> tuple[Float[Tensor, "n heads L width"], ...]:
+        """What the decoding rows remember, this step's token included."""
+        return tuple(memory[: len(self.step.rows), :, : self.step.longest] for memory in self.memories)

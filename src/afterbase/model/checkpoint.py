@@ -1,0 +1,216 @@
+"""Checkpoints in Hugging Face format, in and out: `config.json` and `model*.safetensors`.
+
+Parameters carry Hugging Face names already; only stacked experts and the MTP modules are translated, here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from afterbase.errors import CheckpointError
+from afterbase.model.config import ModelConfig
+from afterbase.model.transformer import Transformer
+
+SHARD_BYTES = 5 << 30
+"""Largest file that `save_model` writes."""
+NAMED = 6
+"""How many wrong tensors an error names."""
+
+
+def load_config(directory: Path) -> ModelConfig:
+    """The model's shape; CheckpointError when the directory holds none."""
+    path = directory / "config.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{directory} is no checkpoint: it has no config.json; give a Hugging Face model directory") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}); the checkpoint is damaged, copy it again") from None
+    return ModelConfig.from_hf(raw, str(path))
+
+
+def load_model(directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
+    """The model in a checkpoint directory, in its own dtype unless `dtype` is given.
+
+    CheckpointError names tensors that are missing, left over or misshapen. MTP modules that the config announces and the files
+    lack (transformers drops them when it saves) are left out, and the model's config says so.
+    """
+    config = load_config(directory)
+    files = _tensor_files(directory)
+    if config.num_nextn_predict_layers and not any(_mtp_layer(name, config) is not None for name in files):
+        config = replace(config, num_nextn_predict_layers=0, kept={**config.kept, "num_nextn_predict_layers": 0})
+    with torch.device("meta"):
+        model = Transformer(config)
+    targets = dict(_slots(model))
+    _check(targets, {name for name in files if not _is_duplicate(name, config)}, directory)
+    model.to_empty(device=device)
+    targets = dict(_slots(model))  # storage is real now
+    wrong = []
+    for path in sorted(set(files.values())):
+        with _opened(path) as shard:
+            for name in sorted(name for name, file in files.items() if file == path and name in targets):
+                tensor = shard.get_tensor(name)
+                if tensor.shape != targets[name].shape:
+                    wrong.append(f"{name} is {list(tensor.shape)}, the config wants {list(targets[name].shape)}")
+                    continue
+                targets[name].copy_(tensor)
+                dtype = dtype or (tensor.dtype if tensor.dtype.is_floating_point else None)
+    if wrong:
+        raise CheckpointError(f"{directory}: {_some(wrong)}; the files and config.json are of different models")
+    if config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    return _cast(model, dtype or torch.float32)
+
+
+def save_model(model: Transformer, directory: Path, dtype: torch.dtype | None = None) -> None:
+    """Write `config.json` and safetensors, in the model's dtype or the given one, into an existing directory."""
+    tensors = {name: _stored(name, tensor, dtype) for name, tensor in hf_weights(model)}
+    _write_shards(tensors, directory)
+    table = model.config.to_hf()
+    table |= {"num_nextn_predict_layers": len(model.mtp)} if model.config.model_type == "deepseek_v3" else {}
+    table["dtype"] = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    (directory / "config.json").write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def hf_weights(model: Transformer) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the model under its Hugging Face name, as views: what a trainer hands to an engine."""
+    yield from _slots(model)
+    for depth in range(len(model.mtp)):  # the published layout repeats the shared embedding and head in each module
+        prefix = f"model.layers.{model.config.num_hidden_layers + depth}."
+        yield prefix + "embed_tokens.weight", model.model.embed_tokens.weight.detach()
+        yield prefix + "shared_head.head.weight", model.lm_head.weight.detach()
+
+
+def _slots(model: Transformer) -> Iterator[tuple[str, Tensor]]:
+    """(Hugging Face name, view) of every tensor a checkpoint must fill; each expert is a slice of its stack."""
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue
+        name = _outer_name(name, model.config)
+        stacked = re.fullmatch(r"(.*\.mlp\.experts)\.(gate_proj|up_proj|down_proj)", name)
+        if stacked:
+            for expert, matrix in enumerate(tensor.detach().unbind(0)):
+                yield f"{stacked[1]}.{expert}.{stacked[2]}.weight", matrix
+        else:
+            yield name, tensor.detach()
+
+
+def _outer_name(name: str, config: ModelConfig) -> str:
+    """`mtp.0.block.X` is `model.layers.L.X` in a checkpoint, and its closing norm is `shared_head.norm`."""
+    module = re.fullmatch(r"mtp\.(\d+)\.(.*)", name)
+    if not module:
+        return name
+    inner = module[2].removeprefix("block.")
+    inner = "shared_head.norm.weight" if inner == "norm.weight" else inner
+    return f"model.layers.{config.num_hidden_layers + int(module[1])}.{inner}"
+
+
+def _mtp_layer(name: str, config: ModelConfig) -> int | None:
+    """The layer number of a tensor that belongs to an MTP module, else None."""
+    layer = re.match(r"model\.layers\.(\d+)\.", name)
+    return int(layer[1]) if layer and int(layer[1]) >= config.num_hidden_layers else None
+
+
+def _is_duplicate(name: str, config: ModelConfig) -> bool:
+    """Tensors that repeat another one or can be computed."""
+    if name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and config.tie_word_embeddings):
+        return True
+    return _mtp_layer(name, config) is not None and name.endswith(("embed_tokens.weight", "shared_head.head.weight"))
+
+
+def _tensor_files(directory: Path) -> dict[str, Path]:
+    """Which file holds each tensor, from the index or from the files themselves."""
+    index = directory / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{index} cannot be read ({error}); it needs a 'weight_map'; copy the checkpoint again") from None
+        return {name: directory / file for name, file in places.items()}
+    paths = sorted(directory.glob("*.safetensors"))
+    if not paths:
+        raise CheckpointError(f"{directory} has no *.safetensors files; convert other formats to safetensors first")
+    found = {}
+    for path in paths:
+        with _opened(path) as shard:
+            found |= dict.fromkeys(shard.keys(), path)
+    return found
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is named by the index and missing; copy the checkpoint again") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); copy it again") from None
+
+
+def _check(targets: Mapping[str, Tensor], found: set[str], directory: Path) -> None:
+    missing = sorted(targets.keys() - found)
+    extra = sorted(found - targets.keys())
+    complaints = [f"missing {_some(missing)}"] if missing else []
+    complaints += [f"not in this model: {_some(extra)}"] if extra else []
+    if complaints:
+        raise CheckpointError(f"{directory} does not fit its config.json: {'; '.join(complaints)}")
+
+
+def _some(items: list[str]) -> str:
+    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
+    return ", ".join(items[:NAMED]) + more
+
+
+def _cast(model: Transformer, dtype: torch.dtype) -> Transformer:
+    """Parameters in `dtype`; the routers' biases stay in float32, whose small steps half precision would swallow."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    keep = dtype is None or name.endswith("e_score_correction_bias")
+    return (tensor if keep else tensor.to(dtype)).contiguous().cpu()
+
+
+def _write_shards(tensors: dict[str, Tensor], directory: Path) -> None:
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
+            shards.append({})
+            size = 0
+        # A tensor that shares storage with one already written would be refused: write its own copy.
+        shards[-1][name] = tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
+        size += tensor.nbytes
+    _own_storage(shards)
+    if len(shards) == 1:
+        save_file(shards[0], directory / "model.safetensors", metadata={"format": "pt"})
+        return
+    places = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, directory / file, metadata={"format": "pt"})
+        places |= dict.fromkeys(shard, file)
+    index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": places}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _own_storage(shards: list[dict[str, Tensor]]) -> None:
+    """Safetensors refuses tensors that share memory; the MTP modules' copies of embedding and head do."""
+    seen: set[int] = set()
+    for shard in shards:
+        for name, tensor in shard.items():
+            pointer = tensor.untyped_storage().data_ptr()
+            if pointer in seen:
+                shard[name] = tensor.clone()
+            seen.add(pointer)

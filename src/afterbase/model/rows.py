@@ -1,0 +1,87 @@
+"""Moving rows of a stream about, with backward passes that are plain copies.
+
+Autograd's own gradient of indexing accumulates, because an index might repeat; on CPU that goes row by row. Where every real
+row is taken a known number of times, the gradient is another indexing, many times faster and always in the same order.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Take(torch.autograd.Function):
+    """rows[index] where no index occurs twice; rows that nobody took have gradient zero."""
+
+    @staticmethod
+    def forward(ctx, rows: Float[Tensor, "N d"], index: Int[Tensor, "M"]) -> Float[Tensor, "M d"]:
+        """rows[index]."""
+        ctx.save_for_backward(index)
+        ctx.length = rows.shape[0]
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        """Each taken row's gradient, back in its place."""
+        (index,) = ctx.saved_tensors
+        whole = gradient.new_zeros(ctx.length, *gradient.shape[1:])
+        return whole.index_copy(0, index, gradient), None
+
+
+class Pad(torch.autograd.Function):
+    """A stream laid into a rectangle; padding cells repeat some real row, and their gradient is exactly zero.
+
+    It is zero because padding comes after the real tokens of its row: a causal mask hides it, and nothing reads its output.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, stream: Float[Tensor, "T d"], index: Int[Tensor, "C"], members: Int[Tensor, "M"], cells: Int[Tensor, "M"]
+    ) -> Float[Tensor, "C d"]:
+        """stream[index]; `members` are the real tokens' places in the stream and `cells` their places in the rectangle."""
+        ctx.save_for_backward(members, cells)
+        ctx.length = stream.shape[0]
+        return stream.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        """Each real token's gradient, back in its place."""
+        members, cells = ctx.saved_tensors
+        whole = gradient.new_zeros(ctx.length, gradient.shape[1])
+        return whole.index_copy(0, members, gradient.index_select(0, cells)), None, None, None
+
+
+class Dispatch(torch.autograd.Function):
+    """Copies of each token in expert order; backward adds a token's copies by one reshape instead of a scattered sum."""
+
+    @staticmethod
+    def forward(
+        ctx, hidden: Float[Tensor, "T d"], order: Int[Tensor, "N"], place: Int[Tensor, "N"], copies: int
+    ) -> Float[Tensor, "N d"]:
+        """hidden[order // copies]; `place` is the inverse of `order`."""
+        ctx.save_for_backward(place)
+        ctx.copies = copies
+        return hidden.index_select(0, order // copies)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        """The sum over a token's copies."""
+        (place,) = ctx.saved_tensors
+        return gradient.index_select(0, place).unflatten(0, (-1, ctx.copies)).sum(1), None, None, None
+
+
+class Permute(torch.autograd.Function):
+    """rows[order]; backward is the inverse order."""
+
+    @staticmethod
+    def forward(ctx, rows: Float[Tensor, "N d"], order: Int[Tensor, "N"], inverse: Int[Tensor, "N"]) -> Float[Tensor, "N d"]:
+        """rows[order]."""
+        ctx.save_for_backward(inverse)
+        return rows.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """gradient[inverse]."""
+        (inverse,) = ctx.saved_tensors
+        return gradient.index_select(0, inverse), None, None

@@ -1,0 +1,87 @@
+"""The model: one stream of tokens in, one hidden state per token out; the head is applied where it is needed."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from afterbase.model.balance import Trace
+from afterbase.model.block import Block
+from afterbase.model.cache import CacheStep
+from afterbase.model.config import ModelConfig
+from afterbase.model.mtp import MTP
+from afterbase.model.norm import RMSNorm
+from afterbase.model.rope import Rotary
+from afterbase.segments import Segments
+
+
+class Trunk(nn.Module):
+    """Embedding, layers and final norm, under Hugging Face's prefix `model.`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Transformer(nn.Module):
+    """A causal language model whose parameters carry their Hugging Face names (experts stacked, MTP modules apart)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Trunk(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.mtp = nn.ModuleList(MTP(config, depth) for depth in range(1, config.num_nextn_predict_layers + 1))
+        self.rotary = Rotary(config)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(
+        self, tokens: Int[Tensor, "T"], segments: Segments, cache: CacheStep | None = None, trace: Trace | None = None
+    ) -> Float[Tensor, "T d"]:
+        """The final hidden state of each token, normalized and ready for the head."""
+        hidden = self.model.embed_tokens(tokens)
+        rotation = self.rotary(segments.positions)
+        for index, block in enumerate(self.model.layers):
+            hidden = block(hidden, segments, rotation, cache.layer(index) if cache else None, trace)
+        return self.model.norm(hidden)
+
+    def logits(self, hidden: Float[Tensor, "N d"]) -> Float[Tensor, "N V"]:
+        """The head on a few hidden states, in float32; for many, use `logprob.token_logprobs`, which never holds them all."""
+        return self.lm_head(hidden).float()
+
+    def look_ahead(
+        self, hidden: Float[Tensor, "T d"], tokens: Int[Tensor, "T"], segments: Segments, trace: Trace | None = None
+    ) -> list[Float[Tensor, "T d"]]:
+        """Each MTP module's hidden states: entry k-1, row i predicts token i+k+1 of the same sequence.  [V3 Eq. 21-23]"""
+        rotation = self.rotary(segments.positions)
+        states = []
+        for depth, module in enumerate(self.mtp, start=1):
+            ahead = self.model.embed_tokens(shifted(tokens, segments, depth))
+            hidden = module(hidden, ahead, segments, rotation, trace)
+            states.append(hidden)
+        return states
+
+    @torch.no_grad()
+    def initialize(self, seed: int) -> Transformer:
+        """Fresh weights: normal with the config's deviation, norms at one, biases at zero."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+            elif name.endswith("bias"):
+                parameter.zero_()
+            else:
+                fresh = torch.randn(parameter.shape, generator=generator) * self.config.initializer_range
+                parameter.copy_(fresh)
+        return self
+
+
+def shifted(tokens: Int[Tensor, "T"], segments: Segments, by: int) -> Int[Tensor, "T"]:
+    """Token i+by of the same sequence at place i; past a sequence's end its last token, which no loss reads."""
+    last = segments.starts[1:].long()[segments.owner] - 1
+    index = torch.arange(len(tokens), device=tokens.device) + by
+    return tokens[torch.minimum(index, last)]

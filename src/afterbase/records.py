@@ -1,0 +1,161 @@
+"""The nouns that flow down the river: prompts, completions, scores, rollouts, and the batches that are learned from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from afterbase.segments import Segments
+
+Outcome = Literal["correct", "wrong", "no_answer", "timeout", "error"]
+Finish = Literal["stop", "length", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation, e.g. Message("user", "What is 2 + 2?")."""
+
+    role: Literal["system", "user", "assistant"]
+    """Who speaks."""
+    content: str
+    """What is said; an assistant's thinking stands in it between <think> and </think>."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question for the model and what is needed to judge the answer.
+
+    E.g. Prompt("gsm8k-test-7", (Message("user", "What is 2 + 2?"),), domain="math", answer="4").
+    """
+
+    id: str
+    """Unique within its source and stable between runs."""
+    messages: tuple[Message, ...]
+    """The conversation so far; ends with the user's turn."""
+    domain: str = "math"
+    """Which rewards judge it and how metrics are grouped."""
+    answer: str | None = None
+    """The reference answer, when there is one."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further columns of the row, for rewards that need them."""
+
+    @property
+    def question(self) -> str:
+        """The last user turn."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one completion is drawn, e.g. Sampling(temperature=1.0, max_tokens=64, seed=7)."""
+
+    temperature: float = 1.0
+    """Divides the logits; 0 is greedy."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with this much probability; 1 keeps all."""
+    top_k: int = 0
+    """Keep the k most probable tokens; 0 keeps all."""
+    max_tokens: int = 256
+    """At most this many new tokens."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the completion; the text is kept up to and including the stop string."""
+    stop_ids: tuple[int, ...] = ()
+    """Token ids that end the completion, the end-of-sequence token among them."""
+    seed: int = 0
+    """Fixes the draw of this request, whatever shares its batch; sample i of n uses its own stream of this seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the engine drew for one request, token by token."""
+
+    tokens: tuple[int, ...]
+    """The new tokens, a stop id included."""
+    logprobs: tuple[float, ...]
+    """Each token's log-probability under the full distribution at the sampling temperature: what the trainer will recompute."""
+    sampled_logprobs: tuple[float, ...]
+    """Each token's log-probability under the truncated distribution it was really drawn from (top-p, top-k)."""
+    version: int
+    """Which weights drew it: the number given to `load`."""
+    finish: Finish
+    """Why it ended: a stop id or string, the token limit, or a failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a reward thought of one rollout, e.g. Score(1.1, {"accuracy": 1.0, "format": 0.1}, "correct", "<answer> 42 = 42")."""
+
+    value: float
+    """The number Eq. 28 sees."""
+    parts: dict[str, float]
+    """Each part before weighting, for the log."""
+    outcome: Outcome
+    """What was found; `error` (the verifier failed, not the model) masks the sample and is never a reward of 0."""
+    note: str = ""
+    """One line for the human who reads the rollout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One prompt answered once: the tokens that were seen and drawn, the text, and later its score."""
+
+    prompt: Prompt
+    """What was asked."""
+    prompt_tokens: tuple[int, ...]
+    """The rendered prompt exactly as the engine saw it."""
+    completion: Completion
+    """What was drawn."""
+    text: str
+    """The completion as text, special tokens left out; thinking tags are kept."""
+    score: Score | None = None
+    """None until judged."""
+
+    def judged(self, score: Score) -> Rollout:
+        """The same rollout with its score."""
+        return replace(self, score=score)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sequence to learn from, e.g. Sample((5, 9, 2), (False, True, True)) learns 9 and 2 after 5."""
+
+    tokens: tuple[int, ...]
+    """The whole sequence."""
+    learn: tuple[bool, ...]
+    """Which tokens the loss covers; the first token is never predicted and so never covered."""
+    weight: float = 1.0
+    """Scales this sequence's loss."""
+    advantage: float = 0.0
+    """A_i of Eq. 28 (RL only)."""
+    old: tuple[float, ...] = ()
+    """Log-probabilities of the learned tokens when they were drawn (RL only)."""
+    reference: tuple[float, ...] = ()
+    """Log-probabilities of the learned tokens under the reference model (RL with a KL term only)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A packed stream to learn from; everything per learned token is [P], in stream order."""
+
+    tokens: Tensor
+    """[T] int64, the stream."""
+    segments: Segments
+    """Where its sequences begin."""
+    picked: Tensor
+    """[P] int64, stream positions of the learned tokens; never a sequence's first."""
+    owner: Tensor
+    """[P] int64, which sequence of this batch each learned token belongs to."""
+    weights: Tensor
+    """[P] float32, the weight of each learned token."""
+    advantages: Tensor
+    """[P] float32, the advantage of the sequence that each learned token belongs to; zeros outside RL."""
+    old: Tensor | None
+    """[P] float32, log pi_old; None outside RL."""
+    reference: Tensor | None
+    """[P] float32, log pi_ref; None without a KL term."""
+    total_tokens: int
+    """Learned tokens in the whole optimizer step, over all its batches: the divisor of a token mean."""
+    total_sequences: int
+    """Sequences in the whole optimizer step: the divisor of a sequence mean."""

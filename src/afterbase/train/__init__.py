@@ -1,0 +1,1 @@
+"""Learning: packing, optimizer, schedule, checkpoints and exact resume."""

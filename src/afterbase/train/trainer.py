@@ -1,0 +1,120 @@
+"""Learning in one process on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from afterbase.config import Config
+from afterbase.model.balance import Trace, update_bias
+from afterbase.model.checkpoint import hf_weights
+from afterbase.model.logprob import token_logprobs
+from afterbase.model.rows import Take
+from afterbase.model.transformer import Transformer
+from afterbase.records import Batch
+from afterbase.train.base import Objective
+from afterbase.train.optim import OptimConfig, adamw
+from afterbase.train.schedule import learning_rate
+
+
+class TrainerConfig(Config):
+    """How a model is updated."""
+
+    optim: OptimConfig = OptimConfig()
+    """Optimizer and learning rate."""
+    tokens_per_batch: int = Field(4096, gt=0)
+    """Tokens in one forward and backward pass; memory grows with it, results do not depend on it."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of matrix products; weights, optimizer state and reductions stay in float32 (bfloat16 by autocast)."""
+    mtp: float = Field(0.0, ge=0)
+    """lambda in Eq. 24: weight of the multi-token prediction loss; 0 leaves the MTP modules alone."""
+    balance_speed: float = Field(1e-3, ge=0)
+    """gamma: how far the routing bias moves after each step [V3 Eq. 16]; 0 freezes it."""
+    balance_loss: float = Field(1e-4, ge=0)
+    """alpha in Eq. 17: weight of the sequence-wise balance loss; 0 computes none."""
+
+
+class LocalTrainer:
+    """One model, its optimizer and its routers' loads."""
+
+    def __init__(self, model: Transformer, config: TrainerConfig, steps: int, temperature: float = 1.0) -> None:
+        """`steps` is the length of the schedule; `temperature` divides the logits, as in the sampling that is learned from."""
+        self.model, self.config, self.steps, self.temperature = model, config, steps, temperature
+        self.device = next(model.parameters()).device
+        self.optimizer = adamw(model, config.optim)
+        self.trace = Trace(config.balance_loss)
+        self.done = 0
+
+    def forward_backward(self, batch: Batch, objective: Objective) -> dict[str, float]:
+        """Add one batch's gradient; returns its share of the step's metrics."""
+        with self._autocast():
+            hidden = self.model(batch.tokens, batch.segments, trace=self.trace)
+            logprobs = self._logprobs(hidden, batch)
+            loss, metrics = objective(logprobs, batch)
+            if self.config.mtp and len(self.model.mtp):
+                ahead = self._ahead(hidden, batch)
+                metrics["train/mtp_loss/mean"] = float(ahead.detach())
+                loss = loss + self.config.mtp * ahead
+            balance = self.trace.take_loss()
+        if balance is not None:
+            # Each batch's balance loss is a mean over its sequences: weigh it by its share of the step's.
+            loss = loss + balance * (len(batch.segments.lengths) / batch.total_sequences)
+        loss.backward()
+        return metrics
+
+    def step(self) -> dict[str, float]:
+        """Clip, update, nudge the routing biases, and forget the gradients."""
+        rate = learning_rate(self.config.optim.schedule, self.done, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        busiest = update_bias(self.trace.loads, self.config.balance_speed)
+        self.trace = Trace(self.config.balance_loss)
+        self.done += 1
+        return {"train/gradient/norm": float(norm), "train/learning_rate/value": rate, **busiest}
+
+    @torch.no_grad()
+    def score(self, batch: Batch) -> Float[Tensor, "P"]:
+        """Log-probabilities of the learned tokens under the current weights."""
+        with self._autocast():
+            return self._logprobs(self.model(batch.tokens, batch.segments), batch)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The trained tensors themselves, under their Hugging Face names."""
+        return hf_weights(self.model)
+
+    def state(self) -> dict[str, Any]:
+        """Everything besides the weights that the next step depends on."""
+        return {"done": self.done, "optimizer": self.optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state` was taken."""
+        self.done = state["done"]
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
+    def _logprobs(self, hidden: Float[Tensor, "T d"], batch: Batch) -> Float[Tensor, "P"]:
+        """Each learned token's log-probability, read one place before it."""
+        return token_logprobs(
+            Take.apply(hidden, batch.picked - 1), self.model.lm_head.weight, batch.tokens[batch.picked], self.temperature
+        )
+
+    def _ahead(self, hidden: Float[Tensor, "T d"], batch: Batch) -> Float[Tensor, ""]:
+        """The mean over depths of the MTP modules' cross-entropy on the learned tokens.  [V3 Eq. 24-25]"""
+        place = batch.segments.positions[batch.picked]
+        losses = []
+        for depth, states in enumerate(self.model.look_ahead(hidden, batch.tokens, batch.segments, self.trace), start=1):
+            reachable = batch.picked[place > depth]  # token t is predicted from t - depth - 1, which must be in its sequence
+            rows = Take.apply(states, reachable - depth - 1)
+            logprobs = token_logprobs(rows, self.model.lm_head.weight, batch.tokens[reachable])
+            losses.append(-(logprobs * batch.weights[place > depth]).sum() / batch.total_tokens)
+        return torch.stack(losses).mean()
