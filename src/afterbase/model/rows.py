@@ -56,9 +56,7 @@ class Dispatch(torch.autograd.Function):
     """Copies of each token in expert order; backward adds a token's copies by one reshape instead of a scattered sum."""
 
     @staticmethod
-    def forward(
-        ctx, hidden: Float[Tensor, "T d"], order: Int[Tensor, "N"], place: Int[Tensor, "N"], copies: int
-    ) -> Float[Tensor, "N d"]:
+    def forward(ctx, hidden: Float[Tensor, "T d"], order: Int[Tensor, "N"], place: Int[Tensor, "N"], copies: int) -> Float[Tensor, "N d"]:
         """hidden[order // copies]; `place` is the inverse of `order`."""
         ctx.save_for_backward(place)
         ctx.copies = copies

@@ -10,9 +10,7 @@ from afterbase.text.chat import prompt_tokens
 from afterbase.text.tokenizer import Tokenizer
 
 
-async def sample_group(
-    engine: Engine, tokenizer: Tokenizer, prompt: Prompt, template: str, sampling: Sampling, n: int
-) -> list[Rollout]:
+async def sample_group(engine: Engine, tokenizer: Tokenizer, prompt: Prompt, template: str, sampling: Sampling, n: int) -> list[Rollout]:
     """n answers to one prompt, as text and as the very tokens that were drawn; the tokenizer's stop ids end them."""
     tokens = prompt_tokens(tokenizer, prompt, template)
     stops = tuple(dict.fromkeys((*sampling.stop_ids, *tokenizer.stop_ids)))

@@ -10,13 +10,16 @@ from afterbase.records import Batch, Sample
 from afterbase.segments import Segments
 
 
-def pack(samples: Sequence[Sample], tokens_per_batch: int, device: torch.device | str = "cpu") -> list[Batch]:
+def pack(
+    samples: Sequence[Sample], tokens_per_batch: int, device: torch.device | str = "cpu", totals: tuple[int, int] | None = None
+) -> list[Batch]:
     """One optimizer step's samples as streams of at most `tokens_per_batch` tokens (a longer sample gets a stream of its own).
 
     Samples are laid out by length: neighbours of similar length waste least, and no gradient depends on the order.
+    `totals` is (learned tokens, sequences) of the whole step when `samples` leave some of it out.
     """
     learned = [sum(sample.learn[1:]) for sample in samples]
-    total_tokens, total_sequences = sum(learned), sum(count > 0 for count in learned)
+    total_tokens, total_sequences = totals or (sum(learned), sum(count > 0 for count in learned))
     ordered = sorted((sample for sample, count in zip(samples, learned, strict=True) if count), key=lambda s: -len(s.tokens))
     return [_batch(group, max(total_tokens, 1), max(total_sequences, 1), device) for group in _groups(ordered, tokens_per_batch)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -86,6 +87,10 @@ class LocalTrainer:
         with self._autocast():
             return self._logprobs(self.model(batch.tokens, batch.segments), batch)
 
+    def with_reference(self, batch: Batch) -> Batch:
+        """The batch with this model's log-probabilities as its reference."""
+        return replace(batch, reference=self.score(batch))
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The trained tensors themselves, under their Hugging Face names."""
         return hf_weights(self.model)
@@ -104,9 +109,7 @@ class LocalTrainer:
 
     def _logprobs(self, hidden: Float[Tensor, "T d"], batch: Batch) -> Float[Tensor, "P"]:
         """Each learned token's log-probability, read one place before it."""
-        return token_logprobs(
-            Take.apply(hidden, batch.picked - 1), self.model.lm_head.weight, batch.tokens[batch.picked], self.temperature
-        )
+        return token_logprobs(Take.apply(hidden, batch.picked - 1), self.model.lm_head.weight, batch.tokens[batch.picked], self.temperature)
 
     def _ahead(self, hidden: Float[Tensor, "T d"], batch: Batch) -> Float[Tensor, ""]:
         """The mean over depths of the MTP modules' cross-entropy on the learned tokens.  [V3 Eq. 24-25]"""

@@ -1,0 +1,181 @@
+"""The front door: `afterbase <stage> recipe.toml [key=value ...]`, and every foreseeable failure in one sentence.
+
+Exit codes: 0 done, 2 something to correct (told on standard error in one line), 130 interrupted.
+torch is imported inside the commands, so that `--help` and a wrong option answer at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from afterbase import __version__
+from afterbase.config import explain as explained
+from afterbase.config import load, nearest
+from afterbase.errors import AfterbaseError, ConfigError
+from afterbase.lineage import storage_error
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Turn a base language model into a reasoning assistant, the DeepSeek-V3/R1 way.",
+)
+
+Recipe = Annotated[Path, typer.Argument(help="A TOML file, such as one of recipes/.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value in TOML on top of the recipe, e.g. objective.clip=0.2")]
+Out = Annotated[Path | None, typer.Option(help="The run directory; runs/<recipe's name> when absent.", show_default=False)]
+Model = Annotated[Path, typer.Argument(help="A checkpoint directory in Hugging Face format.", show_default=False)]
+ShowThought = Annotated[bool, typer.Option("--show-thought/--hide-thought", help="Whether the thinking is printed as well.")]
+Temperature = Annotated[float, typer.Option(min=0, help="Divides the logits; 0 is greedy.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="At most this many new tokens.")]
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the world's failures told in one line and turned into exit codes."""
+
+    @functools.wraps(command)
+    def safe(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except AfterbaseError as error:
+            raise _told(error) from None
+        except OSError as error:
+            if (told := storage_error(error)) is None:
+                raise
+            raise _told(told) from None
+        except KeyboardInterrupt as stop:
+            where = f" at {stop.__notes__[0]}" if getattr(stop, "__notes__", None) else ""
+            typer.echo(f"interrupted; the same command resumes{where}", err=True)
+            raise typer.Exit(130) from None
+
+    return safe
+
+
+def _told(error: Exception) -> typer.Exit:
+    typer.echo("afterbase: " + " ".join(str(error).split()), err=True)
+    return typer.Exit(2)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"afterbase {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Turn a base language model into a reasoning assistant, the DeepSeek-V3/R1 way."""
+
+
+@app.command()
+@guarded
+def pipeline(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Where the run directories go; the recipe's own directory when absent.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Insist that there is something to resume (resuming is what happens anyway).")
+    ] = False,
+    only: Annotated[str | None, typer.Option(help="Run this stage alone.", metavar="STAGE")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the graph with sizes and what would run; write nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run finished stages again; old runs are moved aside.")] = False,
+) -> None:
+    """Run stages in a row, each reading what earlier ones made; finished ones are kept.
+
+    Overrides: zero.steps=3 for the stage called zero, seed=1, directory=..., shared.rl.steps=3.
+    """
+    from afterbase.stages.pipeline import run_pipeline
+
+    placed = [f"directory={json.dumps(str(out))}"] if out else []
+    run_pipeline(recipe, [*(overrides or []), *placed], resume=resume, only=only, dry_run=dry_run, fresh=fresh)
+
+
+def _stage_command(name: str) -> Callable[..., None]:
+    def command(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
+        from afterbase.stages.registry import stage_kind
+        from afterbase.stages.run import run_stage
+
+        kind = stage_kind(name)
+        made = run_stage(name, kind, load(kind.config, recipe, overrides or []), out or Path("runs") / recipe.stem)
+        typer.echo(f"{name} is done: {made}")
+
+    return command
+
+
+STAGE_HELP = {
+    "pretrain": "Train a base model from nothing on packed, isolated documents.",
+    "sft": "Fine-tune a model on conversations.",
+    "rl": "Reinforcement learning with GRPO.",
+    "curate": "Sample several answers to each problem and keep the good ones as training data.",
+    "evaluate": "Ask checkpoints held-out questions and count.",
+}
+for _name, _help in STAGE_HELP.items():
+    app.command(_name, help=_help)(guarded(_stage_command(_name)))
+
+
+@app.command()
+@guarded
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="The question.", show_default=False)],
+    template: Annotated[str, typer.Option(help="How the question is put to the model: chat, r1-zero or plain.")] = "chat",
+    temperature: Temperature = 0.6,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Keep the smallest set of tokens with this much probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Keep this many most probable tokens; 0 keeps all.")] = 0,
+    max_tokens: MaxTokens = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes the draw.")] = 0,
+    show_thought: ShowThought = False,
+) -> None:
+    """Answer one question."""
+    from afterbase.stages.talk import run_generate
+
+    run_generate(
+        model=model,
+        prompt=prompt,
+        template=template,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        max_tokens=max_tokens,
+        seed=seed,
+        show_thought=show_thought,
+    )
+
+
+@app.command()
+@guarded
+def chat(model: Model, show_thought: ShowThought = False, temperature: Temperature = 0.6, max_tokens: MaxTokens = 512) -> None:
+    """Talk to a model; its answers stream, its thinking is shown or hidden."""
+    from afterbase.stages.talk import run_chat
+
+    run_chat(model=model, show_thought=show_thought, temperature=temperature, max_tokens=max_tokens)
+
+
+@app.command("explain")
+@guarded
+def explain_stage(
+    stage: Annotated[str, typer.Argument(help="pretrain, sft, rl, curate, evaluate, report or pipeline.", show_default=False)],
+) -> None:
+    """Print every knob of a stage as a commented recipe."""
+    from afterbase.stages.pipeline import PipelineConfig
+    from afterbase.stages.registry import STAGES
+
+    if stage != "pipeline" and stage not in STAGES:
+        raise ConfigError(f"there is nothing called {stage!r} to explain{nearest(stage, [*STAGES, 'pipeline'])}")
+    typer.echo(explained(PipelineConfig if stage == "pipeline" else STAGES[stage].config), nl=False)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(app(prog_name="afterbase"))

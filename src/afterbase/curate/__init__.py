@@ -1,0 +1,1 @@
+"""Making training data: rejection sampling, filtering, rewriting and mixing."""

@@ -1,0 +1,1 @@
+"""The river's third mouth: prompts -> rollouts -> rewards, and then counting."""

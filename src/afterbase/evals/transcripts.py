@@ -1,0 +1,68 @@
+"""Every question and answer of an evaluation as JSON lines: what a person reads, and what a killed evaluation goes on from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from afterbase.errors import DataError
+from afterbase.evals.result import Row
+from afterbase.lineage import storing, write_atomic
+
+
+class Transcripts:
+    """The file transcripts.jsonl; each line is a row with the model and the benchmark it belongs to."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.lines = _whole_lines(path)
+        if path.exists() and not path.read_bytes().endswith(b"\n"):  # a kill left the last line without its end
+            write_atomic(path, "".join(map(_text, self.lines)))
+
+    def done(self, model: str, benchmark: str, questions: int, together: int) -> list[Row]:
+        """The rows of this model and benchmark that stay, in order: whole waves of `together`; what a kill left of a torn one goes.
+
+        `questions` is how many the benchmark has: its last wave may be a short one.
+        """
+        mine = [line for line in self.lines if (line["model"], line["benchmark"]) == (model, benchmark)]
+        whole = len(mine) if len(mine) == questions else len(mine) // together * together
+        if whole < len(mine):
+            torn = {id(line) for line in mine[whole:]}
+            self.lines = [line for line in self.lines if id(line) not in torn]
+            write_atomic(self.path, "".join(map(_text, self.lines)))
+        return [Row.read(line) for line in mine[:whole]]
+
+    def keep(self, model: str, benchmark: str, rows: Sequence[Row]) -> None:
+        """Append one wave of rows."""
+        lines = [{"model": model, "benchmark": benchmark, **row.record()} for row in rows]
+        with storing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(map(_text, lines)))
+        self.lines += lines
+
+
+def read_rows(path: Path, benchmark: str) -> dict[str, list[Row]]:
+    """A benchmark's rows by model, out of a finished evaluation's transcripts; nothing when the file is gone."""
+    found: dict[str, list[Row]] = {}
+    for line in _whole_lines(path):
+        if line["benchmark"] == benchmark:
+            found.setdefault(line["model"], []).append(Row.read(line))
+    return found
+
+
+def _whole_lines(path: Path) -> list[dict]:
+    """The lines on disk, but for a last one without its end; DataError names a line that is no row."""
+    if not path.exists():
+        return []
+    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            raise DataError(f"{path}, line {number}: came {line[:60]!r}, expected a JSON object; delete the file to ask again") from None
+    return rows
+
+
+def _text(line: dict) -> str:
+    return json.dumps(line, ensure_ascii=True) + "\n"  # ASCII: a model may write characters that split lines or are no valid UTF-8

@@ -1,0 +1,154 @@
+"""What went in and what came out: content hashes to follow a result back, and writes that happen whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from afterbase.errors import AfterbaseError, DataError, StorageError
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+MISPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
+ALMOST_FULL = 1 << 16  # bytes; a library that failed with less than this left on the disk failed because the disk is full
+
+
+def digest(path: Path) -> str:
+    """The content hash of a file, or of a directory's files (relative names, sizes and bytes; names starting with a dot do not count).
+
+    The same bytes under the same names give the same digest wherever they lie and whenever they were written.
+    """
+    if path.is_dir():
+        whole = hashlib.blake2b(b"directory", digest_size=16)
+        for file in _files(path):
+            name = file.relative_to(path).as_posix().encode()
+            whole.update(b"%d %b %d %b " % (len(name), name, file.stat().st_size, _bytes_hash(file)))
+        return whole.hexdigest()
+    if not path.exists():
+        raise DataError(f"there is nothing at {path}; give the path of a file or a directory that exists")
+    return _bytes_hash(path).hex()
+
+
+def fingerprint(value: Any) -> str:
+    """The hash of a JSON-able value; the order of a table's keys does not matter."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, a kill or a full disk finds the old content or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        sync_dir(path.parent)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A fresh directory beside `path` to fill; it becomes `path` when the block succeeds and vanishes when it fails.
+
+    What killed attempts left is removed first, so one directory must have one writer at a time (a run's lock sees to that).
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with storing(path):
+        if path.exists():
+            raise StorageError(f"{path} exists already and is not overwritten; move it away or choose another place")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".{path.name}.tmp-*"):
+            shutil.rmtree(leftover)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in _files(temporary):
+                sync(file)
+            for parent, _, _ in os.walk(temporary):
+                sync_dir(Path(parent))
+            os.rename(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_dir(path.parent)
+
+
+def sync_dir(path: Path) -> None:
+    """Make the names in a directory (a rename, a new file) survive a power failure."""
+    sync(path)
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes, or a directory's names, survive a power failure."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Whatever fails inside because `path` cannot be written becomes a StorageError of one sentence."""
+    try:
+        yield
+    except AfterbaseError:
+        raise
+    except Exception as error:
+        told = storage_error(error, path)
+        if told is None:
+            raise
+        raise told from error
+
+
+def storage_error(error: Exception, path: Path | None = None) -> StorageError | None:
+    """The sentence for a failed write (full disk, no permission, no such place), or None when `error` is something else."""
+    number = error.errno if isinstance(error, OSError) else None
+    place = path or Path(getattr(error, "filename", None) or ".")
+    kept = "what was written before is whole"
+    # safetensors and torch.save wrap the system's error in exceptions of their own, so the disk itself is asked as well.
+    if number in FULL or "os error 28" in str(error) or (path and number is None and _free(path) < ALMOST_FULL):
+        return StorageError(f"the disk is full: {place} was not written, {kept}; free some space and run the same command again")
+    if number in FORBIDDEN:
+        return StorageError(f"{place} cannot be written ({os.strerror(number)}); {kept}; make it writable or choose another directory")
+    if number in MISPLACED and path and _concerns(error, path):
+        return StorageError(f"{place} cannot be written ({os.strerror(number)}: {error.filename}); choose another directory")
+    return None
+
+
+def _files(directory: Path) -> list[Path]:
+    found = []
+    for parent, folders, names in os.walk(directory):
+        folders[:] = [folder for folder in folders if not folder.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda file: file.relative_to(directory).as_posix())
+
+
+def _bytes_hash(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest()
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """Whether an error is about `path`, a place above it or one beside it, and not about a file that was read meanwhile."""
+    named = Path(error.filename or path)
+    return named in path.parents or path.parent in named.parents
+
+
+def _free(path: Path) -> int:
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free

@@ -1,0 +1,90 @@
+"""Prompts dealt from several sources by weight, in an order that a seed fixes and a cursor continues exactly."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from afterbase.errors import ConfigError
+from afterbase.prompts.base import Source
+from afterbase.records import Prompt
+
+
+class Mixture:
+    """Deals prompts so that after any number of draws no source is a whole prompt ahead of its share.
+
+    Each source is shuffled anew every epoch and dealt to its end before it is shuffled again, so within an epoch no prompt comes twice.
+    The whole future follows from the seed and from how many prompts each source has given: that is the cursor.
+    """
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int):
+        """One positive weight per source, e.g. Mixture([math, chat], [3, 1], seed=0) deals three math prompts for each chat prompt."""
+        names = [source.name for source in sources]
+        if not sources or len(weights) != len(sources):
+            raise ConfigError(
+                f"a mixture of {len(sources)} sources has {len(weights)} weights; give one source or more, and a weight for each"
+            )
+        if len(set(names)) < len(names):
+            raise ConfigError(f"the sources are named {', '.join(names)}; give each a name of its own, the cursor needs it")
+        if not all(0 < weight < float("inf") for weight in weights):
+            raise ConfigError(f"the weights are {list(weights)}; each must be a positive number (leave a source out to silence it)")
+        empty = [source.name for source in sources if len(source) == 0]
+        if empty:
+            raise ConfigError(f"source {empty[0]!r} holds no prompts; leave it out or correct its settings")
+        self.sources = list(sources)
+        self.weights = [float(weight) for weight in weights]
+        self.seed = seed
+        self._drawn = [0] * len(sources)
+        self._orders: list[tuple[int, list[int]]] = [(-1, [])] * len(sources)
+
+    def take(self, n: int) -> list[Prompt]:
+        """The next n prompts."""
+        return [self._next() for _ in range(n)]
+
+    def state(self) -> dict[str, Any]:
+        """The cursor, as a JSON-able value: `restore` it into a mixture of the same sources to go on as if never interrupted."""
+        rows = zip(self.sources, self.weights, self._drawn, strict=True)
+        return {
+            "seed": self.seed,
+            "sources": [{"name": s.name, "prompts": len(s), "weight": weight, "drawn": drawn} for s, weight, drawn in rows],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a cursor; ConfigError when seed, sources, sizes or weights are not those it was taken from."""
+        mine = self.state()
+        theirs = {**state, "sources": [{**row, "drawn": 0} for row in state.get("sources", [])]}
+        if theirs != {**mine, "sources": [{**row, "drawn": 0} for row in mine["sources"]]}:
+            raise ConfigError(
+                f"the saved cursor {state} belongs to another mixture than {mine}, so its order cannot be continued; "
+                "bring back the same sources, weights and seed, or start a new run"
+            )
+        self._drawn = [row["drawn"] for row in state["sources"]]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """One row per source for reports: name, prompts, share of the mixture, prompts drawn, and epochs that makes."""
+        total = sum(self.weights)
+        return [
+            {"name": s.name, "prompts": len(s), "share": weight / total, "drawn": drawn, "epochs": drawn / len(s)}
+            for s, weight, drawn in zip(self.sources, self.weights, self._drawn, strict=True)
+        ]
+
+    def _next(self) -> Prompt:
+        # The source that is furthest behind its share is next: exact proportions, and nothing to remember but the counts.
+        due = sum(self._drawn) + 1
+        total = sum(self.weights)
+        behind = [weight / total * due - drawn for weight, drawn in zip(self.weights, self._drawn, strict=True)]
+        which = behind.index(max(behind))
+        epoch, place = divmod(self._drawn[which], len(self.sources[which]))
+        self._drawn[which] += 1
+        return self.sources[which][self._order(which, epoch)[place]]
+
+    def _order(self, which: int, epoch: int) -> list[int]:
+        """In which order a source is dealt in one epoch."""
+        known, order = self._orders[which]
+        if known != epoch:
+            source = self.sources[which]
+            order = list(range(len(source)))
+            random.Random(f"{self.seed}/{source.name}/{epoch}").shuffle(order)
+            self._orders[which] = (epoch, order)
+        return order

@@ -1,0 +1,174 @@
+"""The judge: each rollout goes to the parts of its domain, whose weighted sum is the reward.  [Setup] [Slides]"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Protocol
+
+from pydantic import Field
+
+from afterbase.config import Config
+from afterbase.errors import ConfigError
+from afterbase.records import Completion, Outcome, Prompt, Rollout, Score
+from afterbase.rewards.format import FormatConfig
+from afterbase.rewards.language import LanguageConfig
+from afterbase.rewards.length import LengthConfig
+from afterbase.rewards.match import MatchConfig
+from afterbase.rewards.math import MathConfig
+from afterbase.text.think import OPEN
+
+DEFAULT = "default"  # the route of every domain that has none of its own
+
+
+class Part(Protocol):
+    """One thing that a reward looks at."""
+
+    name: str
+    """Under which its value stands in `Score.parts`."""
+    verdict: bool
+    """Whether it decides the outcome: correct, wrong, no_answer or timeout."""
+
+    async def __call__(self, rollout: Rollout) -> Score:
+        """A score with this one part; outcome `error` when it could not be judged."""
+
+    async def close(self) -> None:
+        """End what it has started."""
+
+
+class Reward(Protocol):
+    """Anything that scores rollouts."""
+
+    async def __call__(self, rollout: Rollout) -> Score:
+        """What one rollout is worth."""
+
+    async def close(self) -> None:
+        """End what it has started."""
+
+
+PartConfig = Annotated[MathConfig | MatchConfig | FormatConfig | LanguageConfig | LengthConfig, Field(discriminator="kind")]
+
+
+class RewardsConfig(Config):
+    """Which parts judge which domain."""
+
+    domains: dict[str, list[PartConfig]] = Field(default_factory=lambda: {DEFAULT: [MathConfig(), FormatConfig()]})
+    """For each domain of prompts its weighted parts; "default" serves every domain that is not listed."""
+    opened: bool = False
+    """Whether the template's prompt ends with <think>, so that completions begin inside the thought."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """A part and its share in the sum, e.g. Weighted(0.1, FormatPart())."""
+
+    weight: float
+    """Scales the part's value."""
+    part: Part
+    """What is looked at."""
+
+
+class Judge:
+    """A reward that routes by `prompt.domain` and sums weighted parts; it never raises for what a model wrote."""
+
+    def __init__(self, routes: Mapping[str, Sequence[Weighted]], opened: bool = False):
+        self.routes = {domain: tuple(parts) for domain, parts in routes.items()}
+        self.opened = opened
+        for domain, parts in self.routes.items():
+            _check_route(domain, [weighted.part for weighted in parts])
+
+    async def __call__(self, rollout: Rollout) -> Score:
+        """The weighted sum and the verdict's outcome; `error` when any part failed twice, so that the sample is masked."""
+        route = self.route(rollout.prompt.domain)
+        if rollout.completion.finish == "failed":
+            return Score(0.0, {}, "error", "the engine failed, there is nothing to judge")
+        if self.opened:
+            rollout = replace(rollout, text=OPEN + rollout.text)
+        scores = await asyncio.gather(*(_judge(weighted.part, rollout) for weighted in route))
+        verdict = scores[route.index(self.verdict(rollout.prompt.domain))]
+        failed = [score for score in scores if score.outcome == "error"]
+        parts = {name: value for score in scores if score.outcome != "error" for name, value in score.parts.items()}
+        if failed:
+            return Score(0.0, parts, "error", "; ".join(score.note for score in failed))
+        total = sum(weighted.weight * score.value for weighted, score in zip(route, scores, strict=True))
+        return Score(total, parts, verdict.outcome, _note(route, scores))
+
+    def route(self, domain: str) -> tuple[Weighted, ...]:
+        """The parts that judge a domain; ConfigError when there are none."""
+        route = self.routes.get(domain) or self.routes.get(DEFAULT)
+        if not route:
+            known = ", ".join(sorted(self.routes)) or "none at all"
+            raise ConfigError(f"no reward judges the domain {domain!r} (there are: {known}); give it parts or add a domain {DEFAULT!r}")
+        return route
+
+    def verdict(self, domain: str) -> Weighted:
+        """The part that decides a domain's outcome: the one marked as the verdict, else the first."""
+        route = self.route(domain)
+        return next((weighted for weighted in route if weighted.part.verdict), route[0])
+
+    async def close(self) -> None:
+        """End everything that the parts have started, each part once."""
+        parts = {id(weighted.part): weighted.part for route in self.routes.values() for weighted in route}
+        for part in parts.values():
+            await part.close()
+
+
+def build(config: RewardsConfig) -> Judge:
+    """The judge that a recipe describes; domains with equal settings share one part, and so one pool of verifiers."""
+    built: dict[str, Part] = {}
+
+    def part(settings: Config) -> Part:
+        key = settings.model_dump_json(exclude={"weight"})
+        if key not in built:
+            built[key] = settings.build()
+        return built[key]
+
+    routes = {domain: [Weighted(settings.weight, part(settings)) for settings in parts] for domain, parts in config.domains.items()}
+    return Judge(routes, config.opened)
+
+
+async def check_gold(judge: Judge, prompts: Iterable[Prompt]) -> list[Prompt]:
+    r"""The prompts whose own reference answer the judge would not accept, in \boxed{} and in <answer> alike; it should be none.
+
+    Domains whose verdict compares nothing with a reference (format alone) have no such answer to check and are passed over.
+    """
+    refused = []
+    for prompt in prompts:
+        part = judge.verdict(prompt.domain).part
+        if part.verdict and not await _accepts_gold(part, prompt):
+            refused.append(prompt)
+    return refused
+
+
+async def _accepts_gold(part: Part, prompt: Prompt) -> bool:
+    forms = ("<think>As given.</think>\n\\boxed{%s}", "<think>As given.</think> <answer>%s</answer>")
+    rollouts = [Rollout(prompt, (), Completion((), (), (), 0, "stop"), form.replace("%s", prompt.answer or "")) for form in forms]
+    outcomes: list[Outcome] = [(await _judge(part, rollout)).outcome for rollout in rollouts]
+    return outcomes == ["correct"] * len(forms)
+
+
+async def _judge(part: Part, rollout: Rollout) -> Score:
+    """The part's score, asked a second time after an error: a lost verifier is usually a passing trouble."""
+    score = await _ask(part, rollout)
+    return await _ask(part, rollout) if score.outcome == "error" else score
+
+
+async def _ask(part: Part, rollout: Rollout) -> Score:
+    try:
+        return await part(rollout)
+    except Exception as error:  # a bad rollout is data: one that a part cannot handle must not end the run
+        return Score(0.0, {}, "error", f"{part.name} failed with {type(error).__name__}: {error}")
+
+
+def _note(route: Sequence[Weighted], scores: Sequence[Score]) -> str:
+    return "; ".join(f"{weighted.part.name}: {score.note}" for weighted, score in zip(route, scores, strict=True) if score.note)
+
+
+def _check_route(domain: str, parts: Sequence[Part]) -> None:
+    names = [part.name for part in parts]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not parts:
+        raise ConfigError(f'the domain {domain!r} has no reward parts; give it at least one, for example kind = "math"')
+    if twice:
+        raise ConfigError(f"the domain {domain!r} has two parts called {twice[0]!r}; keep one of them (math and match are both accuracy)")

@@ -1,0 +1,96 @@
+"""The process in which Math-Verify runs: reads questions from its input, writes verdicts, and dies when one takes too long.
+
+It is a script and no part of the package: it must start without torch, and it may be killed at any moment. Each line of its input is
+a JSON object; the first is {"path": [...], "memory_mb": n}, every other is {"gold": text, "answer": text, "seconds": s}.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+
+RELATIVE_ROUNDING = 0.01  # "10/3 = 3.33" is rounded, "6 = 5" is false
+
+
+def main() -> None:
+    """Answer one question a line until the input ends."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a library that prints must not garble the replies
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes our input
+    setup = json.loads(sys.stdin.readline())
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (setup["memory_mb"] * 2**20,) * 2)
+    sys.path[:] = setup["path"]
+    os.environ["SYMPY_GROUND_TYPES"] = "python"  # gmpy2 aborts the process when memory runs out, Python raises MemoryError
+    try:
+        import math_verify  # noqa: F401  (imported here, so that starting is not counted as checking)
+    except Exception as error:
+        _send(replies, {"failed": f"math_verify does not import: {error!r}"})
+        return
+    _send(replies, {"ready": True})
+    for line in sys.stdin:
+        question = json.loads(line)
+        # Processor time, not wall time: a busy machine must not turn a good answer into a timeout. The signal's default kills us.
+        signal.setitimer(signal.ITIMER_PROF, question["seconds"])
+        outcome, note = check(question["gold"], question["answer"])
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        _send(replies, {"outcome": outcome, "note": note})
+
+
+def check(gold: str, answer: str) -> tuple[str, str]:
+    """Whether the answer equals the reference, as (outcome, note)."""
+    try:
+        wanted, came = parse(gold), parse(answer)
+        if wanted is None or came is None:
+            return "wrong", "Math-Verify cannot read the " + ("reference" if wanted is None else "answer")
+        if claims_something_false(came):
+            return "wrong", "contains a false equation"
+        return ("correct", "equal") if equal(wanted, came) else ("wrong", "not equal")
+    except (MemoryError, RecursionError) as error:
+        return "timeout", f"too large to check ({type(error).__name__})"
+    except Exception as error:
+        return "wrong", f"cannot be compared ({type(error).__name__})"
+
+
+def parse(text: str):
+    """The mathematical object that LaTeX describes; None when it is none.
+
+    Only the LaTeX reader: the reader for plain expressions ends in Python's `eval`, which never sees a model's output here.
+    """
+    from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
+    from math_verify import LatexExtractionConfig
+    from math_verify import parse as read
+
+    # units=False: Math-Verify's list of units has "t", "h" and "ab" in it, and would read 5t as 5. The caller takes units away.
+    tidying = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False)
+    config = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=tidying)]
+    content = text.replace(r"\$", "").replace("$", "")  # else a dollar inside the box becomes a formula of its own
+    found = read(f"\\boxed{{{content}}}", config, fallback_mode="no_fallback", extraction_mode="first_match", parsing_timeout=None)
+    return found[0] if found else None
+
+
+def equal(wanted, came) -> bool:
+    """Math-Verify's comparison, without its alarm signals: this process is killed instead."""
+    from math_verify import verify
+
+    return verify(wanted, came, timeout_seconds=None)
+
+
+def claims_something_false(came) -> bool:
+    """Whether an equation between two numbers in it does not hold: "6 = 5" must not pass for 5 by its right side."""
+    from sympy import Basic, Eq
+
+    if not isinstance(came, Basic):
+        return False
+    numeric = [equation for equation in came.atoms(Eq) if equation.lhs.is_number and equation.rhs.is_number]
+    return any(abs(eq.lhs - eq.rhs).evalf() > RELATIVE_ROUNDING * max(abs(eq.lhs).evalf(), abs(eq.rhs).evalf()) for eq in numeric)
+
+
+def _send(replies, reply: dict) -> None:
+    replies.write(json.dumps(reply) + "\n")
+    replies.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a person runs: one recipe in, one run directory out."""

@@ -1,0 +1,229 @@
+"""Reinforcement learning with verifiable rewards: sample a group of answers, judge them, learn from how they compare.  [V3 5.2]"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from afterbase.config import Config
+from afterbase.dist import here
+from afterbase.engine.local import EngineConfig, LocalEngine
+from afterbase.model.checkpoint import load_model
+from afterbase.objective.advantage import group_advantages
+from afterbase.objective.grpo import Grpo, GrpoConfig
+from afterbase.prompts.source import Mixture, SourceConfig, open_mixture
+from afterbase.records import Prompt, Rollout, Sample, Sampling
+from afterbase.rewards.base import Judge, RewardsConfig, build
+from afterbase.rollouts.sample import sample_group
+from afterbase.rollouts.store import write_rollouts
+from afterbase.stages.rl_metrics import rollout_metrics
+from afterbase.stages.run import Run, StageKind
+from afterbase.stages.session import Session, learn
+from afterbase.train.packing import pack
+from afterbase.train.resume import SavingConfig
+from afterbase.train.trainer import LocalTrainer, TrainerConfig
+
+
+class DrawConfig(Config):
+    """How answers are drawn during training."""
+
+    temperature: float = Field(1.0, gt=0)
+    """Divides the logits; the trainer's log-probabilities use the same."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Keep the smallest set of tokens with this much probability; 1 keeps all, so that pi_old is what was sampled."""
+    top_k: int = Field(0, ge=0)
+    """Keep the k most probable tokens; 0 keeps all."""
+    max_tokens: int = Field(512, gt=0)
+    """Length cap of an answer in tokens."""
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer, besides the end-of-sequence token."""
+
+
+class RlConfig(Config):
+    """GRPO on prompts with rewards."""
+
+    model: Path
+    """The checkpoint directory to start from, in Hugging Face format."""
+    prompts: list[SourceConfig] = Field(min_length=1)
+    """The questions; each carries its domain."""
+    template: Literal["chat", "r1-zero", "plain"] = "chat"
+    """How a question is put: the tokenizer's chat template, or R1-Zero's for a base model [Slides Table 1]."""
+    rewards: RewardsConfig = RewardsConfig()
+    """What judges the answers, by domain."""
+    steps: int = Field(100, gt=0)
+    """Rounds of sampling and learning."""
+    prompts_per_step: int = Field(32, gt=0)
+    """Questions in a round."""
+    group: int = Field(8, ge=2)
+    """G, answers to each question."""
+    minibatches: int = Field(1, gt=0)
+    """Optimizer updates in a round, each on its share of the groups."""
+    sampling: DrawConfig = DrawConfig()
+    """How answers are drawn."""
+    objective: GrpoConfig = GrpoConfig()
+    """What is learned from them."""
+    trainer: TrainerConfig = TrainerConfig()
+    """How the model is updated."""
+    engine: EngineConfig = EngineConfig()
+    """How the engine batches."""
+    saving: SavingConfig = SavingConfig(every=20)
+    """When checkpoints are written; counted in updates."""
+    max_errors: float = Field(0.2, ge=0, le=1)
+    """Share of a round's verdicts that may fail (the verifier's fault, masked) before the run stops in words."""
+    seed: int = 0
+    """Fixes prompts, their order and every draw."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RlConfig:
+        if self.prompts_per_step % self.minibatches:
+            raise ValueError(
+                f"prompts_per_step={self.prompts_per_step} does not divide into minibatches={self.minibatches}; make it a multiple"
+            )
+        if self.trainer.precision != self.engine.precision:
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision!r} and engine.precision={self.engine.precision!r} differ; "
+                "set both alike, or the sampled log-probabilities are not the trainer's"
+            )
+        return self
+
+
+def run_rl(config: RlConfig, run: Run) -> None:
+    """Train from the first round, or from the latest checkpoint, to the last."""
+    updates = config.steps * config.minibatches
+    session = Session.start(run, config.model, config.trainer, config.saving, updates, config.sampling.temperature)
+    asyncio.run(_Loop.open(config, session).run())
+
+
+@dataclass(eq=False)
+class _Loop:
+    """Everything that a round touches."""
+
+    config: RlConfig
+    session: Session
+    prompts: Mixture
+    judge: Judge
+    engine: LocalEngine
+    reference: LocalTrainer | None
+
+    @classmethod
+    def open(cls, config: RlConfig, session: Session) -> _Loop:
+        prompts = open_mixture(config.prompts, config.seed)
+        if session.cursor is not None:
+            prompts.restore(session.cursor)
+        engine = LocalEngine(session.model, config.engine, session.tokenizer.decode)
+        engine.version = session.trainer.done
+        return cls(config, session, prompts, build(config.rewards), engine, _reference(config))
+
+    async def run(self) -> None:
+        """Round after round: prompts, groups, rewards, advantages, update, load."""
+        config, trainer = self.config, self.session.trainer
+        metrics: dict[str, float] = {}
+        try:
+            with self.session.run.progress(config.steps, "rl", trainer.done // config.minibatches) as progress:
+                for step in range(trainer.done // config.minibatches, config.steps):
+                    metrics = await self.round(step)
+                    progress.advance(1, reward=metrics["train/reward/mean"], accuracy=metrics["train/accuracy/mean"])
+        finally:
+            await self.judge.close()
+            await self.engine.close()
+        self.session.finish({name: metrics[name] for name in ("train/reward/mean", "train/accuracy/mean") if name in metrics})
+
+    async def round(self, step: int) -> dict[str, float]:
+        """One round, logged and saved."""
+        began = perf_counter()
+        prompts = self.prompts.take(self.config.prompts_per_step)
+        groups = await asyncio.gather(*[self.judged_group(step, number, prompt) for number, prompt in enumerate(prompts)])
+        sampled = perf_counter()
+        metrics = rollout_metrics(groups, self.config.max_errors)
+        samples, advantage_metrics = self.samples(groups)
+        metrics |= advantage_metrics | self.update(samples)
+        await self.engine.load(self.session.trainer.weights(), self.session.trainer.done)
+        run = self.session.run
+        write_rollouts(run.directory / "rollouts" / f"{step:06d}.jsonl", [each for group in groups for each in group], self.config.seed)
+        run.tracker.log(step, metrics)
+        run.tracker.time(step, {"time/sample/seconds": sampled - began, "time/update/seconds": perf_counter() - sampled})
+        self.session.save_if_due(self.prompts.state())
+        return metrics
+
+    async def judged_group(self, step: int, number: int, prompt: Prompt) -> list[Rollout]:
+        """G answers to one prompt, judged while other groups are still being drawn."""
+        draw = self.config.sampling
+        seed = (self.config.seed << 40) + (step << 16) + number
+        sampling = Sampling(draw.temperature, draw.top_p, draw.top_k, draw.max_tokens, draw.stop, seed=seed)
+        rollouts = await sample_group(self.engine, self.session.tokenizer, prompt, self.config.template, sampling, self.config.group)
+        scores = await asyncio.gather(*[self.judge(rollout) for rollout in rollouts])
+        return [rollout.judged(score) for rollout, score in zip(rollouts, scores, strict=True)]
+
+    def samples(self, groups: list[list[Rollout]]) -> tuple[list[list[Sample]], dict[str, float]]:
+        """Each group as samples with their advantages; answers whose verifier failed are masked out."""
+        rewards = torch.tensor([[rollout.score.value for rollout in group] for group in groups])
+        valid = torch.tensor([[rollout.score.outcome != "error" for rollout in group] for group in groups])
+        advantages, equal = group_advantages(rewards, valid, self.config.objective.scale)
+        rows = zip(groups, advantages.tolist(), valid.tolist(), strict=True)
+        samples = [
+            [_sample(rollout, advantage) for rollout, advantage, counts in zip(group, row, usable, strict=True) if counts]
+            for group, row, usable in rows
+        ]
+        spread = torch.where(valid, rewards, 0.0).std(dim=1, correction=0).mean()
+        return samples, {"train/equal_groups/fraction": float(equal.float().mean()), "train/group_spread/mean": float(spread)}
+
+    def update(self, groups: list[list[Sample]]) -> dict[str, float]:
+        """The round's optimizer updates, each on its share of the groups; metrics are their mean."""
+        share = len(groups) // self.config.minibatches
+        totals: dict[str, float] = {}
+        for first in range(0, len(groups), share):
+            for name, value in self._update([sample for group in groups[first : first + share] for sample in group]).items():
+                totals[name] = totals.get(name, 0.0) + value / self.config.minibatches
+        return totals
+
+    def _update(self, samples: list[Sample]) -> dict[str, float]:
+        """One update. Without KL and MTP terms, answers of advantage zero have no gradient: they count, but are not computed."""
+        needed = samples if self.reference or self.config.trainer.mtp else [each for each in samples if each.advantage]
+        totals = sum(sum(each.learn) for each in samples), len(samples)
+        trainer = self.session.trainer
+        batches = pack(needed, self.config.trainer.tokens_per_batch, trainer.device, totals)
+        if self.reference:
+            batches = [self.reference.with_reference(batch) for batch in batches]
+        return {"train/learned_tokens/count": float(totals[0]), **learn(trainer, batches, Grpo(self.config.objective))}
+
+
+def _sample(rollout: Rollout, advantage: float) -> Sample:
+    prompt, answer = rollout.prompt_tokens, rollout.completion.tokens
+    return Sample(
+        tokens=(*prompt, *answer),
+        learn=(False,) * len(prompt) + (True,) * len(answer),
+        advantage=advantage,
+        old=rollout.completion.logprobs,
+    )
+
+
+def _reference(config: RlConfig) -> LocalTrainer | None:
+    """The frozen model that Eq. 27 pulls towards; none is loaded when its weight is 0."""
+    if not config.objective.kl:
+        return None
+    model = load_model(config.model, here().device, torch.float32).requires_grad_(False)
+    return LocalTrainer(model, config.trainer, 1, config.sampling.temperature)
+
+
+def _inputs(config: RlConfig) -> dict[str, Path]:
+    files = {f"prompts.{number}": source.path for number, source in enumerate(config.prompts) if hasattr(source, "path")}
+    return {"model": config.model, **files}
+
+
+def _size(config: RlConfig) -> dict[str, Any]:
+    return {"steps": config.steps, "prompts per step": config.prompts_per_step, "group": config.group}
+
+
+STAGE = StageKind(
+    config=RlConfig,
+    run=run_rl,
+    inputs=_inputs,
+    artefact=lambda config, directory: directory / "checkpoints" / "final",
+    size=_size,
+)

@@ -1,0 +1,112 @@
+"""A model that is being trained in a run: where it comes from, where it stands, how it is saved and taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afterbase.dist import here
+from afterbase.errors import CheckpointError
+from afterbase.model.checkpoint import load_model, save_model
+from afterbase.model.transformer import Transformer
+from afterbase.stages.run import Run
+from afterbase.text.tokenizer import Tokenizer
+from afterbase.train.resume import Checkpoints, SavingConfig
+from afterbase.train.trainer import LocalTrainer, TrainerConfig
+
+
+@dataclass(eq=False)
+class Session:
+    """Model, tokenizer and trainer of one run, at update number `trainer.done`."""
+
+    run: Run
+    """The directory."""
+    tokenizer: Tokenizer
+    """What turns text into the model's tokens."""
+    trainer: LocalTrainer
+    """Model and optimizer."""
+    checkpoints: Checkpoints
+    """Where the state is written."""
+    cursor: Any
+    """What the stage itself saved with the latest checkpoint; None in a fresh run."""
+
+    @classmethod
+    def start(
+        cls,
+        run: Run,
+        source: Path | tuple[Transformer, Tokenizer],
+        trainer: TrainerConfig,
+        saving: SavingConfig,
+        steps: int,
+        temperature: float = 1.0,
+    ) -> Session:
+        """Begin from a checkpoint directory or a fresh model, or go on from the run's own latest checkpoint."""
+        torch.manual_seed(0)  # nothing draws from it; if something ever does, it is the same in every run
+        checkpoints = Checkpoints(run.directory / "checkpoints", saving)
+        latest = checkpoints.latest()
+        if latest is not None:
+            source = latest[1]
+        model, tokenizer = load_pair(source) if isinstance(source, Path) else source
+        session = cls(run, tokenizer, LocalTrainer(model, trainer, steps, temperature), checkpoints, None)
+        if latest is not None:
+            state = checkpoints.load_state(latest[1])
+            session.trainer.restore(state["trainer"])
+            session.cursor = state["cursor"]
+        run.tracker.rewind(session.trainer.done)
+        return session
+
+    @property
+    def model(self) -> Transformer:
+        """The model in training."""
+        return self.trainer.model
+
+    @property
+    def context(self) -> int:
+        """The model's context length in tokens."""
+        return self.model.config.max_position_embeddings
+
+    def save_if_due(self, cursor: Any) -> None:
+        """Write a checkpoint when it is time; `cursor` is whatever the stage needs to go on from here."""
+        done = self.trainer.done
+        if self.checkpoints.due(done) and done < self.trainer.steps:
+            self.checkpoints.save(done, self.write, {"trainer": self.trainer.state(), "cursor": cursor})
+
+    def write(self, directory: Path) -> None:
+        """The model and its tokenizer, in Hugging Face format."""
+        save_model(self.model, directory)
+        self.tokenizer.save(directory)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the final checkpoint, drop the others, and say that the run is done."""
+        final = self.checkpoints.finish(self.write)
+        self.run.finish({**summary, "steps": self.trainer.done, "checkpoint": str(final.relative_to(self.run.directory))})
+
+
+def load_pair(directory: Path) -> tuple[Transformer, Tokenizer]:
+    """A checkpoint's model, in float32 for training, and its tokenizer; CheckpointError when they do not belong together."""
+    tokenizer = Tokenizer.load(directory)
+    model = load_model(directory, here().device, torch.float32)
+    check_pair(model, tokenizer, directory)
+    return model, tokenizer
+
+
+def check_pair(model: Transformer, tokenizer: Tokenizer, directory: Path) -> None:
+    """CheckpointError when the tokenizer has ids that the model does not embed."""
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise CheckpointError(
+            f"{directory}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, the model embeds {model.config.vocab_size} tokens; "
+            "bring the tokenizer that the model was trained with"
+        )
+
+
+def learn(trainer: LocalTrainer, batches: list, objective: Any) -> dict[str, float]:
+    """One optimizer step over its batches; metrics that are shares of the step add up."""
+    metrics: dict[str, float] = {}
+    for batch in batches:
+        for name, value in trainer.forward_backward(batch, objective).items():
+            metrics[name] = metrics.get(name, 0.0) + value
+    return metrics | trainer.step()

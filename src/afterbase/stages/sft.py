@@ -1,0 +1,115 @@
+"""Supervised fine-tuning: two epochs over mixed conversations, cosine to a fifth of the peak, samples packed and isolated.  [V3 5.1]"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from time import perf_counter
+from typing import Literal
+
+from pydantic import Field
+
+from afterbase.config import Config
+from afterbase.curate.dataset import ConversationFile, read_conversations
+from afterbase.errors import DataError
+from afterbase.objective.likelihood import Likelihood
+from afterbase.records import Sample
+from afterbase.stages.run import Run, StageKind
+from afterbase.stages.session import Session, learn, load_pair
+from afterbase.text.chat import sft_sample
+from afterbase.text.tokenizer import Tokenizer
+from afterbase.train.packing import pack
+from afterbase.train.resume import SavingConfig
+from afterbase.train.trainer import TrainerConfig
+
+
+class SftConfig(Config):
+    """Fine-tuning on conversations."""
+
+    model: Path
+    """The checkpoint directory to start from, in Hugging Face format."""
+    data: list[ConversationFile] = Field(min_length=1)
+    """The conversations."""
+    epochs: int = Field(2, gt=0)
+    """Times through the data."""
+    tokens_per_step: int = Field(65_536, gt=0)
+    """Tokens of each update, in whole conversations."""
+    turns: Literal["all", "last"] = "all"
+    """Learn every assistant turn of a conversation, or the last one only."""
+    overlong: Literal["error", "drop"] = "error"
+    """What to do with a conversation that exceeds the model's context."""
+    trainer: TrainerConfig = TrainerConfig()
+    """How the model is updated."""
+    saving: SavingConfig = SavingConfig()
+    """When checkpoints are written."""
+    seed: int = 0
+    """Fixes the order of the data."""
+
+
+def run_sft(config: SftConfig, run: Run) -> None:
+    """Train from the first step, or from the latest checkpoint, to the last."""
+    model, tokenizer = load_pair(config.model)
+    samples, dropped = _samples(config, tokenizer, model.config.max_position_embeddings)
+    plan = plan_steps([len(sample.tokens) for sample in samples], config.epochs, config.tokens_per_step, config.seed)
+    session = Session.start(run, (model, tokenizer), config.trainer, config.saving, len(plan))
+    objective = Likelihood()
+    loss = None
+    with run.progress(len(plan), "sft", session.trainer.done) as progress:
+        for step in range(session.trainer.done, len(plan)):
+            began = perf_counter()
+            chosen = [samples[index] for index in plan[step]]
+            metrics = learn(session.trainer, pack(chosen, config.trainer.tokens_per_batch, session.trainer.device), objective)
+            loss = metrics["train/loss/mean"]
+            tokens = sum(len(sample.tokens) for sample in chosen)
+            run.tracker.log(step, {**metrics, "train/tokens/count": tokens, "train/samples/count": len(chosen)})
+            run.tracker.time(step, {"time/step/seconds": perf_counter() - began})
+            session.save_if_due(None)
+            progress.advance(1, loss=loss)
+    session.finish({"loss": loss, "samples": len(samples), "dropped": dropped})
+
+
+def plan_steps(lengths: list[int], epochs: int, tokens_per_step: int, seed: int) -> list[list[int]]:
+    """Which samples make up each update: every epoch a new order, no sample twice or left out, the last update of an epoch smaller."""
+    plan: list[list[int]] = []
+    for epoch in range(epochs):
+        order = list(range(len(lengths)))
+        Random(f"{seed}/sft/{epoch}").shuffle(order)
+        room = 0
+        for index in order:
+            if room <= 0:
+                plan.append([])
+                room = tokens_per_step
+            plan[-1].append(index)
+            room -= lengths[index]
+        assert sorted(i for step in plan for i in step) == sorted([*range(len(lengths))] * (epoch + 1))
+    return plan
+
+
+def _samples(config: SftConfig, tokenizer: Tokenizer, context: int) -> tuple[list[Sample], int]:
+    """Every conversation as a sample, and how many were too long."""
+    samples, dropped = [], 0
+    for file in config.data:
+        for row in read_conversations(file):
+            try:
+                sample = sft_sample(tokenizer, row.messages, config.turns)
+            except DataError as error:
+                raise DataError(f"{row.where}: {error}") from None
+            if len(sample.tokens) <= context:
+                samples += [sample] * file.epochs_factor
+            elif config.overlong == "drop":
+                dropped += 1
+            else:
+                raise DataError(
+                    f"{row.where}: {len(sample.tokens)} tokens exceed the model's context of {context}; "
+                    'shorten it, or set overlong = "drop" to leave such rows out'
+                )
+    if not samples:
+        raise DataError(f"all {dropped} conversations exceed the model's context of {context} tokens; give shorter ones")
+    return samples, dropped
+
+
+def _inputs(config: SftConfig) -> dict[str, Path]:
+    return {"model": config.model, **{f"data.{number}": file.path for number, file in enumerate(config.data)}}
+
+
+STAGE = StageKind(config=SftConfig, run=run_sft, inputs=_inputs, artefact=lambda config, directory: directory / "checkpoints" / "final")

@@ -1,0 +1,1 @@
+"""Between words and tokens: the tokenizer, the chat templates, and what a reasoning answer is made of."""

@@ -1,0 +1,157 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from afterbase.config import build as build_config
+from afterbase.errors import ConfigError
+from afterbase.evals.benchmark import BenchmarkConfig
+from afterbase.evals.metrics import wilson
+from afterbase.evals.result import Result
+from afterbase.evals.run import evaluate, protocol_of
+from afterbase.evals.transcripts import Transcripts
+from afterbase.records import Score
+from afterbase.rewards.base import build
+
+
+def right(question, sample=0):
+    return f"<think>twice {question.split()[0]}</think>{2 * int(question.split()[0])}."
+
+
+def ask(engine, benchmark, judge=None, **options):
+    return asyncio.run(evaluate(engine, engine.tokenizer, benchmark, judge or build(benchmark.rewards), **options))
+
+
+def test_right_wrong_silent_and_cut_off_answers_are_counted_apart(engine_of, sums):
+    answers = {"0": right("0"), "1": "<think>one</think>3.", "2": "<think>nothing said", "3": "<think>three</think>7."}
+    result = ask(engine_of(lambda question, _: answers[question.split()[0]]), sums(4))
+    assert [row.answers[0].outcome for row in result.rows] == ["correct", "wrong", "no_answer", "wrong"]
+    assert result.accuracy == wilson(1, 4)
+    assert (result.no_answer, result.truncated, result.format, result.errors) == (0.25, 0.25, 0.75, 0)
+    assert result.length == sum(row.answers[0].tokens for row in result.rows) / 4
+
+
+def test_a_failed_verifier_or_engine_is_masked_and_never_a_wrong_answer(engine_of, sums):
+    class Broken:
+        async def __call__(self, rollout):
+            return Score(0.0, {}, "error" if rollout.prompt.answer == "2" else "correct")
+
+    result = ask(engine_of(lambda question, _: None if question.startswith("0") else right(question)), sums(4), Broken())
+    assert (result.asked, result.accuracy.n, result.errors) == (4, 2, 2)
+    assert result.accuracy.mean == 1.0
+
+
+def test_several_samples_are_clustered_by_question(engine_of, sums):
+    benchmark = sums(4, samples=2, sampling={"temperature": 1.0})
+    result = ask(engine_of(lambda question, sample: right(question) if sample or question < "2" else "0."), benchmark)
+    assert [len(row.answers) for row in result.rows] == [2] * 4
+    assert (result.accuracy.mean, result.accuracy.n, result.accuracy.method) == (0.75, 4, "clustered")
+
+
+def test_accuracy_is_split_by_domain(engine_of, sums, tmp_path):
+    file = tmp_path / "two.jsonl"
+    file.write_text('{"question": "1 + 1 = ?", "answer": "2", "domain": "a"}\n{"question": "2 + 2 = ?", "answer": "5", "domain": "b"}\n')
+    result = ask(engine_of(right), sums(1, prompts=[{"kind": "jsonl", "path": file}]))
+    assert {domain: (ends.mean, ends.n) for domain, ends in result.domains.items()} == {"a": (1.0, 1), "b": (0.0, 1)}
+
+
+@pytest.mark.parametrize("dies_at", [1, 4, 6, 7])
+def test_killed_and_resumed_is_never_killed(engine_of, killed, sums, tmp_path, dies_at):
+    benchmark = sums(7, together=3)
+    path = tmp_path / "transcripts.jsonl"
+
+    def run(engine, path):
+        transcripts = Transcripts(path)
+        done = transcripts.done("m", "sums", 7, 3)
+        return ask(engine, benchmark, model="m", done=done, keep=lambda rows: transcripts.keep("m", "sums", rows))
+
+    with pytest.raises(killed):
+        run(engine_of(right, dies_at), path)
+    resumed = engine_of(right)
+    result = run(resumed, path)
+    undisturbed = run(whole := engine_of(right), tmp_path / "whole.jsonl")
+    assert result == undisturbed
+    assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    first_asked = (dies_at - 1) // 3 * 3  # a wave starts anew from its beginning, earlier waves are not asked again
+    assert resumed.asked == whole.asked[first_asked:]
+
+
+def test_a_line_cut_in_two_costs_its_wave_only(engine_of, sums, tmp_path):
+    path = tmp_path / "transcripts.jsonl"
+    transcripts = Transcripts(path)
+    ask(engine_of(right), sums(4, together=2), keep=lambda rows: transcripts.keep("m", "sums", rows))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3]) + lines[3][:20])
+    again = Transcripts(path)
+    assert [row.gold for row in again.done("m", "sums", 4, 2)] == ["0", "2"]
+    assert path.read_bytes() == b"".join(lines[:2])
+
+
+def test_another_models_answers_are_not_this_ones(engine_of, sums, tmp_path):
+    transcripts = Transcripts(tmp_path / "transcripts.jsonl")
+    ask(engine_of(right), sums(2), keep=lambda rows: transcripts.keep("m", "sums", rows))
+    assert Transcripts(transcripts.path).done("other", "sums", 2, 2) == []
+    assert len(Transcripts(transcripts.path).done("m", "sums", 2, 2)) == 2
+
+
+def test_each_question_has_its_own_seed_and_another_run_other_ones(engine_of, sums):
+    seeds = []
+    for seed in (0, 1):
+        engine = engine_of(right)
+        ask(engine, sums(5), seed=seed)
+        seeds += [seed for _, seed in engine.asked]
+    assert len(set(seeds)) == 10
+
+
+def test_a_result_survives_its_record(engine_of, sums):
+    result = ask(engine_of(right), sums(3), model="m", seed=7)
+    assert Result.read(result.record()) == replace(result, rows=())
+    assert (result.protocol.seed, result.protocol.template, result.protocol.max_tokens) == (7, "plain", 64)
+
+
+def test_templates_that_ask_differently_have_different_hashes(tokenizer, sums):
+    plain = sums(1)
+    marks = [protocol_of(plain.through(template), tokenizer, 0).template_hash for template in ("plain", "r1-zero", "chat")]
+    assert len(set(marks)) == 3
+    assert marks[0] == protocol_of(sums(3, name="other"), tokenizer, 5).template_hash
+
+
+def test_another_template_brings_its_own_format(engine_of, sums):
+    zero = "<think>twice</think> <answer>4</answer>"
+    parts = {}
+    for template in ("chat", "r1-zero"):
+        result = ask(engine_of(lambda question, _: zero), sums(1).through(template))
+        parts[template] = result.format
+    assert parts == {"chat": 0.0, "r1-zero": 1.0}
+
+
+def test_a_limit_takes_the_same_share_of_every_source(sums):
+    few, many = sums(2).prompts[0], sums(9).prompts[0]
+    asked = [prompt.id for prompt in sums(1, prompts=[few, many], limit=6).questions()]
+    assert [sum(name.startswith(source) for name in asked) for source in ("sums-2-", "sums-9-")] == [2, 4]
+    assert len(set(asked)) == 6
+
+
+def test_the_seed_chooses_the_questions(sums):
+    chosen = [[prompt.id for prompt in sums(50, limit=5, seed=seed).questions()] for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_a_question_that_comes_twice_is_asked_once(sums):
+    source = sums(3).prompts[0]
+    assert len(sums(3, prompts=[source, source.model_copy(update={"name": "copy"})]).questions()) == 3
+
+
+def test_a_held_out_source_says_what_keeps_it_apart(sums):
+    source = sums(50).prompts[0].model_copy(update={"hold_out": 0.2, "part": "held_out"})
+    (said,) = sums(50, prompts=[source]).describe()
+    assert "the 20% of sums-50.jsonl that a hash of each question's own text puts aside" in said
+
+
+def test_an_instruction_ends_every_question(sums):
+    assert [prompt.question for prompt in sums(2, instruction="Be brief.").questions()] == ["0 + 0 = ?\nBe brief.", "1 + 1 = ?\nBe brief."]
+
+
+def test_greedy_samples_would_all_be_the_same():
+    with pytest.raises(ConfigError, match="samples=4 at temperature 0"):
+        build_config(BenchmarkConfig, {"name": "x", "prompts": [{"kind": "jsonl", "path": "x"}], "samples": 4}, "recipe")

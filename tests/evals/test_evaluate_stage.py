@@ -1,0 +1,93 @@
+import json
+
+import pytest
+import torch
+
+from afterbase.config import build
+from afterbase.errors import CheckpointError, DataError, StorageError
+from afterbase.evals.transcripts import Transcripts
+from afterbase.model.checkpoint import save_model
+from afterbase.model.config import ModelConfig
+from afterbase.model.transformer import Transformer
+from afterbase.stages.evaluate import STAGE, EvaluateConfig
+from afterbase.stages.run import run_stage
+
+SHAPE = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 1024,
+}
+
+
+@pytest.fixture
+def checkpoint(tokenizer, tmp_path):
+    def make(name, seed, vocab_size=tokenizer.vocab_size):
+        directory = tmp_path / name
+        directory.mkdir()
+        model = Transformer(ModelConfig.from_hf({**SHAPE, "vocab_size": vocab_size})).initialize(seed)
+        save_model(model, directory)
+        tokenizer.save(directory)
+        return directory
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield make
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def recipe(checkpoint, sums):
+    page = sums(6, together=2, sampling={"temperature": 1.0, "max_tokens": 12}).model_dump(mode="json")
+
+    def make(**changes):
+        table = {"models": {"base": checkpoint("base", 0), "final": checkpoint("final", 1)}, "templates": {"base": "r1-zero"}}
+        return build(EvaluateConfig, {**table, "benchmarks": [page], "device": "cpu", "seed": 3, **changes}, "recipe")
+
+    return make
+
+
+def test_every_checkpoint_is_asked_through_its_own_template(recipe, tmp_path):
+    table = json.loads(run_stage("evaluate", STAGE, recipe(engine={"context": None}), tmp_path / "run").read_text())
+    assert [(each["model"], each["protocol"]["template"], each["asked"]) for each in table["results"]] == [
+        ("base", "r1-zero", 6),
+        ("final", "plain", 6),
+    ]
+    assert table["sources"] == {"sums": ["sums-6: 6 questions"]}
+    assert (tmp_path / "run" / "report.md").read_text().count("\n| ") == 4  # heading, rule and two checkpoints
+    assert len((tmp_path / "run" / "transcripts.jsonl").read_text().splitlines()) == 12
+
+
+@pytest.mark.parametrize("waves", [1, 4])
+def test_killed_and_resumed_gives_the_same_bytes(recipe, tmp_path, monkeypatch, waves):
+    config = recipe()
+    whole = run_stage("evaluate", STAGE, config, tmp_path / "whole")
+    keep, kept = Transcripts.keep, []
+
+    def dying(self, *wave):
+        if len(kept) == waves:
+            raise StorageError("the disk is full")
+        kept.append(wave)
+        keep(self, *wave)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Transcripts, "keep", dying)
+        with pytest.raises(StorageError):
+            run_stage("evaluate", STAGE, config, tmp_path / "torn")
+    assert not (tmp_path / "torn" / "results.json").exists()
+    torn = run_stage("evaluate", STAGE, config, tmp_path / "torn")
+    assert torn.read_bytes() == whole.read_bytes()
+    assert torn.with_name("transcripts.jsonl").read_bytes() == whole.with_name("transcripts.jsonl").read_bytes()
+
+
+def test_a_tokenizer_of_another_model_is_an_error_in_words(recipe, checkpoint, tmp_path):
+    with pytest.raises(CheckpointError, match=r"the tokenizer has ids up to .*, the model embeds 40 tokens"):
+        run_stage("evaluate", STAGE, recipe(models={"base": checkpoint("small", 0, 40)}), tmp_path / "run")
+
+
+def test_a_checkpoint_that_does_not_exist_stops_before_anything_is_written(recipe, tmp_path):
+    with pytest.raises(DataError, match="there is nothing at"):
+        run_stage("evaluate", STAGE, recipe(models={"base": tmp_path / "nowhere"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

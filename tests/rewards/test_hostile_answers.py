@@ -1,0 +1,145 @@
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from afterbase.rewards import pool as pool_module
+from afterbase.rewards.base import Judge, Weighted
+from afterbase.rewards.format import FormatConfig
+from afterbase.rewards.language import LanguageConfig
+from afterbase.rewards.length import LengthConfig
+from afterbase.rewards.match import MatchConfig
+from afterbase.rewards.math import MathConfig, MathPart
+from afterbase.rewards.pool import Pool
+
+HOSTILE = {
+    "a tower of powers": "9^{9^{9^9}}",
+    "a huge factorial": "99999999!",
+    "a huge binomial": r"\binom{10^9}{5\cdot 10^8}",
+    "deep nesting": "(" * 450 + "5" + ")" * 450,
+    "a huge polynomial": "((x+1)^{1000}-(x+2)^{1000})^{50}",
+    "a sum without end": r"\sum_{i=1}^{10^{10}} i^{i}",
+}
+
+
+@pytest.fixture(scope="module")
+def hasty():
+    part = MathPart(Pool(workers=1, seconds=0.4, memory_mb=1024))
+    yield part
+    asyncio.run(part.close())
+
+
+@pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_answer_ends_as_timeout_and_the_next_one_is_judged(hasty, ask, answer):
+    began = time.monotonic()
+    score = ask(hasty, f"\\boxed{{{answer}}}", answer="x+1")
+    assert score.outcome == "timeout" and score.value == 0.0, score.note
+    assert time.monotonic() - began < 15  # mostly the start of a new process on a busy machine
+
+
+def test_good_answers_are_judged_between_hostile_ones(ask):
+    part = MathPart(Pool(workers=1, seconds=1, memory_mb=1024))
+    outcomes = [ask(part, f"\\boxed{{{answer}}}", answer="x+1").outcome for answer in ("1+x", "9^{9^{9^9}}", "1+x", "x-1")]
+    asyncio.run(part.close())
+    assert outcomes == ["correct", "timeout", "correct", "wrong"]
+
+
+GREEDY = """
+class LatexExtractionConfig:
+    def __init__(self, **settings): pass
+
+def parse(*text, **settings):
+    return [len(bytearray(2 * 2**30))]
+"""
+
+
+def test_memory_is_limited(monkeypatch, tmp_path):
+    (tmp_path / "math_verify.py").write_text(GREEDY)
+    monkeypatch.syspath_prepend(tmp_path)
+    worker = pool_module.Worker(memory_mb=1024)
+    verdict = worker.check("x", "y", seconds=30)
+    assert verdict.outcome == "timeout" and "MemoryError" in verdict.note and not worker.alive
+
+
+def test_closing_leaves_no_process_behind():
+    async def scenario() -> list[int]:
+        pool = Pool(workers=2, seconds=5, memory_mb=1024)
+        await asyncio.gather(pool.check("x+1", "1+x"), pool.check("y+1", "1+y"))
+        pids = [worker.process.pid for worker in pool._idle.queue]
+        await pool.close()
+        return pids
+
+    pids = asyncio.run(scenario())
+    assert pids and not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_killed_worker_is_replaced_and_the_answer_still_judged():
+    async def scenario() -> list[str]:
+        pool = Pool(workers=1, seconds=5, memory_mb=1024)
+        outcomes = [(await pool.check("x+1", "1+x")).outcome]
+        os.kill(pool._idle.queue[0].process.pid, signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        outcomes.append((await pool.check("x+1", "x+2")).outcome)
+        await pool.close()
+        return outcomes
+
+    assert asyncio.run(scenario()) == ["correct", "wrong"]
+
+
+BROKEN = {
+    "dies at each question": "import sys; print('{\"ready\": true}', flush=True); sys.stdin.readline(); sys.stdin.readline(); sys.exit(3)",
+    "cannot import": 'print(\'{"failed": "math_verify does not import"}\', flush=True)',
+    "never answers": "import time; print('{\"ready\": true}', flush=True); time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("program", BROKEN.values(), ids=BROKEN)
+def test_a_broken_verifier_is_an_error_retried_once_and_never_a_wrong_answer(monkeypatch, tmp_path, ask, program):
+    script = tmp_path / "broken.py"
+    script.write_text(program)
+    monkeypatch.setattr(pool_module, "SCRIPT", script)
+    started: list[str] = []
+    start = pool_module.Worker.__init__
+    monkeypatch.setattr(pool_module.Worker, "__init__", lambda self, memory: (started.append("one"), start(self, memory))[1])
+    judge = Judge({"math": [Weighted(1.0, MathPart(Pool(workers=1, seconds=0.02, memory_mb=1024)))]})
+    score = ask(judge, r"\boxed{1+x}", answer="x+1")
+    asyncio.run(judge.close())
+    assert score.outcome == "error" and "accuracy" not in score.parts
+    assert len(started) == 2
+
+
+def test_a_worker_is_replaced_before_its_tables_fill_its_memory(monkeypatch):
+    monkeypatch.setattr(pool_module, "RECYCLE_AFTER", 1)
+
+    async def scenario() -> int:
+        pool = Pool(workers=1, seconds=5, memory_mb=1024)
+        await pool.check("x+1", "1+x")
+        idle = pool.started
+        await pool.close()
+        return idle
+
+    assert asyncio.run(scenario()) == 0
+
+
+LONG = 20_000
+JUNK = ["\\[" * LONG, "$" * (LONG + 1), "`" * (LONG + 1), "\\begin{a}" * LONG, "\\boxed{" * LONG, "\\text{" * LONG]
+JUNK += ["<think>" * LONG, "</think>" + "<answer>" * LONG, "A" + " " * LONG + "!", "answer" + " " * LONG]
+JUNK += ["1," * LONG, "9" * LONG, "\u0000\ud800" * LONG]
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=[repr(junk[:8]) for junk in JUNK])
+def test_no_part_hangs_or_raises_on_junk(ask, junk):
+    kinds = [
+        MathConfig(fallback="last_number"),
+        MatchConfig(mode="choice"),
+        MatchConfig(),
+        FormatConfig(),
+        LanguageConfig(),
+        LengthConfig(),
+    ]
+    began = time.monotonic()
+    scores = [ask(kind.build(), f"<think>{junk}</think>{junk}", answer="B") for kind in kinds]
+    assert "error" not in {score.outcome for score in scores} and time.monotonic() - began < 5

@@ -1,0 +1,41 @@
+import pytest
+
+from afterbase import dist
+from afterbase.errors import ConfigError
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch.setenv
+
+
+def test_alone_this_process_is_the_first_of_one(environment):
+    place = dist.here()
+    assert (place.rank, place.world, place.local_rank) == (0, 1, 0) and place.device.type in ("cpu", "cuda")
+
+
+def test_a_launcher_that_starts_one_process_is_welcome(environment):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
+        environment(name, value)
+    assert dist.here().world == 1
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [("WORLD_SIZE", "2", "trains in one process"), ("RANK", "first", "RANK is 'first'")])
+def test_anything_else_is_refused_in_words(environment, name: str, value: str, said: str):
+    environment(name, value)
+    with pytest.raises(ConfigError, match=said) as caught:
+        dist.here()
+    assert "start afterbase once" in str(caught.value)
+
+
+def test_threads_are_what_was_asked_for():
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        dist.threads(1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,119 @@
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from afterbase import lineage
+from afterbase.errors import DataError, StorageError
+from afterbase.lineage import atomic_directory, digest, fingerprint, storage_error, storing, write_atomic
+
+
+def tree(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_digest_is_of_names_and_bytes_and_nothing_else(tmp_path: Path):
+    one = tree(tmp_path / "one", a="1", sub__b="2")
+    same = tree(tmp_path / "same", sub__b="2", a="1")
+    os.utime(same / "a", (0, 0))
+    assert digest(one) == digest(same)
+    others = [{"a": "1", "sub__b": "3"}, {"a": "1", "sub__c": "2"}, {"a": "1", "b": "2"}, {"a": "1"}, {"a": "12", "sub__b": ""}]
+    assert len({digest(tree(tmp_path / f"other{i}", **files)) for i, files in enumerate(others)} | {digest(one)}) == len(others) + 1
+
+
+def test_digest_does_not_count_hidden_files(tmp_path: Path):
+    before = digest(tree(tmp_path / "one", a="1"))
+    assert digest(tree(tmp_path / "one", **{".lock": "77", ".old.tmp-3__b": "half"})) == before
+
+
+def test_digest_of_nothing_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="nothing at"):
+        digest(tmp_path / "absent")
+
+
+def test_fingerprint_ignores_the_order_of_keys_only():
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1}) != fingerprint({"a": 1, "b": [2, 1]})
+
+
+def test_write_atomic_replaces_the_whole(tmp_path: Path):
+    path = tmp_path / "deep" / "file.json"
+    write_atomic(path, "old and long")
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new" and os.listdir(path.parent) == ["file.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "cannot be written"), (errno.EROFS, "cannot be written")]
+)
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch, number: int, said: str, call: str):
+    path = tmp_path / "file.json"
+    write_atomic(path, "old")
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(lineage.os, call, fail)
+    with pytest.raises(StorageError, match=said) as caught:
+        write_atomic(path, "new")
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file.json"]
+
+
+def test_a_file_where_a_directory_should_be_is_a_storage_error(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match=r"Not a directory|File exists"):
+        write_atomic(tmp_path / "file" / "inner" / "a.json", "x")
+
+
+def test_a_really_full_device_is_told_as_such():
+    with pytest.raises(StorageError, match="the disk is full: /dev/full"), storing(Path("/dev/full")), open("/dev/full", "w") as file:
+        file.write("x")
+
+
+def test_a_library_that_hides_the_full_disk_is_seen_through(tmp_path: Path, monkeypatch):
+    with pytest.raises(StorageError, match="the disk is full"), storing(tmp_path / "model.safetensors"):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+    monkeypatch.setattr(lineage, "_free", lambda path: 0)
+    with pytest.raises(StorageError, match="the disk is full"), storing(tmp_path / "state.pt"):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0")
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path):
+    assert storage_error(OSError(errno.EPIPE, "broken pipe"), tmp_path) is None
+    with pytest.raises(FileNotFoundError), storing(tmp_path / "out" / "a"):
+        Path("/nowhere/at/all").read_text()
+    with pytest.raises(ValueError, match="bug"), atomic_directory(tmp_path / "checkpoint"):
+        raise ValueError("bug")
+
+
+def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path):
+    path = tmp_path / "checkpoints" / "7"
+    with pytest.raises(KeyboardInterrupt), atomic_directory(path) as half:
+        (half / "a").write_text("1")
+        raise KeyboardInterrupt
+    assert os.listdir(path.parent) == []
+    with atomic_directory(path) as whole:
+        tree(whole, a="1", sub__b="2")
+        assert not path.exists()
+    assert os.listdir(path.parent) == ["7"] and (path / "sub/b").read_text() == "2"
+
+
+def test_leftovers_of_killed_attempts_are_removed_and_neighbours_kept(tmp_path: Path):
+    tree(tmp_path, **{".7.tmp-123__half": "x", ".77.tmp-123__half": "x"})
+    with atomic_directory(tmp_path / "7") as whole:
+        (whole / "a").write_text("1")
+    assert sorted(os.listdir(tmp_path)) == [".77.tmp-123", "7"]
+
+
+def test_an_existing_directory_is_never_replaced(tmp_path: Path):
+    tree(tmp_path, seven__a="1")
+    with pytest.raises(StorageError, match="exists already"), atomic_directory(tmp_path / "seven"):
+        raise AssertionError("must not be reached")
+    assert json.loads((tmp_path / "seven" / "a").read_text()) == 1
