@@ -60,21 +60,27 @@ class LocalEngine:
         self.driver: asyncio.Task | None = None
         self.stamp = self._stamp()
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling, n: int = 1) -> list[Completion]:
-        """n completions of one prompt, read once; EngineError when the prompt leaves no room for an answer."""
+    async def generate(
+        self, prompt: Sequence[int], sampling: Sampling, n: int = 1, watch: Callable[[int], None] | None = None
+    ) -> list[Completion]:
+        """n completions of one prompt, read once; `watch` is told the first one's tokens as they are drawn (streaming).
+
+        EngineError when the prompt leaves no room for an answer.
+        """
         if not prompt:
             raise EngineError("an empty prompt cannot be continued; give at least one token, such as the beginning of a sentence")
         if len(prompt) >= self.room:
             raise EngineError(
                 f"a prompt of {len(prompt)} tokens leaves no room in the context of {self.room}; shorten it or raise engine.context"
             )
+        loop = asyncio.get_running_loop()
         groups = [
-            Group(tuple(prompt), sampling, range(first, min(first + self.config.rows, n)), asyncio.get_running_loop().create_future())
+            Group(tuple(prompt), sampling, range(first, min(first + self.config.rows, n)), loop.create_future(), watch)
             for first in range(0, n, self.config.rows)
         ]
         self.waiting.extend(groups)
         if self.driver is None or self.driver.done():
-            self.driver = asyncio.get_running_loop().create_task(self._drive())
+            self.driver = loop.create_task(self._drive())
         return [completion for group in groups for completion in await group.future]
 
     async def score(self, tokens: Sequence[int]) -> list[float]:

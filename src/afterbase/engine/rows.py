@@ -29,6 +29,8 @@ class Group:
     """Their numbers among the n that were asked for; each has its own random stream."""
     future: asyncio.Future
     """Resolves to the completions, in order."""
+    watch: Callable[[int], None] | None = None
+    """Told every token of the first sample as it is drawn: streaming."""
     finished: dict[int, Completion] = field(default_factory=dict)
     """Those that have ended, by number."""
 
@@ -105,6 +107,8 @@ class Rows:
         self.logprobs[part].scatter_(1, places, drawn.logprobs[:, None])
         self.sampled[part].scatter_(1, places, drawn.sampled_logprobs[:, None])
         self.counts[part] += 1
+        for row in self._watched(part):
+            self.owners[row][0].watch(int(drawn.tokens[row - first]))
         stopped = (drawn.tokens[:, None] == self.stop_ids[part]).any(1)
         full = self.counts[part] >= self.limits[part]
         self.fresh = 0
@@ -132,6 +136,10 @@ class Rows:
                 return knobs
             self.knobs = knobs
         return self.knobs
+
+    def _watched(self, part: slice) -> list[int]:
+        """The rows whose tokens somebody reads as they come."""
+        return [row for row in range(part.start, part.stop) if self.owners[row][0].watch and self.owners[row][1] == 0]
 
     def _spoken(self, part: slice) -> Tensor:
         """Whether each row's text now ends with one of its stop strings."""

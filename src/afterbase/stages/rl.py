@@ -147,7 +147,10 @@ class _Loop:
         run = self.session.run
         write_rollouts(run.directory / "rollouts" / f"{step:06d}.jsonl", [each for group in groups for each in group], self.config.seed)
         run.tracker.log(step, metrics)
-        run.tracker.time(step, {"time/sample/seconds": sampled - began, "time/update/seconds": perf_counter() - sampled})
+        now = perf_counter()
+        run.tracker.time(
+            step, {"time/sample/seconds": sampled - began, "time/update/seconds": now - sampled, "time/step/seconds": now - began}
+        )
         self.session.save_if_due(self.prompts.state())
         return metrics
 

@@ -19,7 +19,8 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]], max_errors: float) -> d
             f"{outcomes['error']} of {len(rollouts)} verdicts failed in one round (the first: {note}); at most max_errors={max_errors} "
             "may, because they teach nothing; mend the verifier and run the same command to go on"
         )
-    metrics = _numbers("train", [rollout for rollout in rollouts if rollout.score.outcome != "error"])
+    metrics: dict[str, float] = {"train/rollouts/count": len(rollouts)}
+    metrics |= _numbers("train", [rollout for rollout in rollouts if rollout.score.outcome != "error"])
     metrics |= {f"outcome/{outcome}/count": outcomes[outcome] for outcome in ("correct", "wrong", "no_answer", "timeout", "error")}
     for domain in sorted({rollout.prompt.domain for rollout in rollouts}):
         judged = [rollout for rollout in rollouts if rollout.prompt.domain == domain and rollout.score.outcome != "error"]

@@ -1,0 +1,189 @@
+"""Training data from a checkpoint's own answers: several candidates a problem, the accurate and concise ones kept, others mixed in.
+
+Cold-start data and rejection sampling are the same work with other settings [V3 5.1; Series].
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from afterbase.config import Config
+from afterbase.curate.filter import Candidate, FilterConfig
+from afterbase.curate.reject import KeepConfig, Kept, keep_best
+from afterbase.curate.rewrite import Style, rewritten
+from afterbase.engine.local import EngineConfig, LocalEngine
+from afterbase.errors import DataError
+from afterbase.lineage import digest, storing, sync, write_atomic
+from afterbase.prompts.rows import json_rows
+from afterbase.prompts.source import SourceConfig, open_mixture
+from afterbase.records import Prompt, Sampling
+from afterbase.rewards.base import Judge, RewardsConfig, build
+from afterbase.rollouts.sample import sample_group
+from afterbase.rollouts.store import record
+from afterbase.stages.rl import DrawConfig
+from afterbase.stages.run import Run, StageKind
+from afterbase.stages.session import load_pair
+from afterbase.text.tokenizer import Tokenizer
+
+
+class CurateConfig(Config):
+    """Rejection sampling and mixing."""
+
+    model: Path
+    """The checkpoint directory that answers."""
+    prompts: list[SourceConfig] = Field(min_length=1)
+    """The problems."""
+    problems: int = Field(1000, gt=0)
+    """How many problems are taken from them."""
+    candidates: int = Field(8, gt=0)
+    """Answers drawn to each problem."""
+    template: Literal["chat", "r1-zero", "plain"] = "chat"
+    """How a problem is put to the model."""
+    system: str = ""
+    """A system prompt that the kept rows carry: the second kind of sample, <system prompt, problem, R1 response> [V3 5.1]."""
+    rewards: RewardsConfig = RewardsConfig()
+    """What judges the answers, by domain."""
+    sampling: DrawConfig = DrawConfig()
+    """How answers are drawn."""
+    fit: FilterConfig = FilterConfig()
+    """What a kept response must be."""
+    keep: KeepConfig = KeepConfig()
+    """How many and which fit responses are kept."""
+    rewrite: Style = "keep"
+    """Whether kept responses are learned as they are or rewritten to the house format."""
+    limit: int | None = Field(None, gt=0)
+    """At most this many kept responses."""
+    others: list[SourceConfig] = Field(default_factory=list)
+    """Non-reasoning prompts whose reference answer is the response: the first kind of sample, <problem, original response>."""
+    others_count: int = Field(0, ge=0)
+    """How many of them are mixed in."""
+    at_once: int = Field(64, gt=0)
+    """Problems answered together; a killed run repeats at most these."""
+    engine: EngineConfig = EngineConfig()
+    """How the engine batches."""
+    seed: int = 0
+    """Fixes problems and draws."""
+
+
+def run_curate(config: CurateConfig, run: Run) -> None:
+    """Draw what is missing in candidates.jsonl, then select, rewrite, mix and write data.jsonl."""
+    prompts = open_mixture(config.prompts, config.seed).take(config.problems)
+    path = run.directory / "candidates.jsonl"
+    done = _whole_chunks(path, config)
+    if done < len(prompts):
+        asyncio.run(_draw(config, run, prompts, done, path))
+    groups: dict[str, list[Candidate]] = {}
+    for _, _, row in json_rows(path):
+        candidate = Candidate(**{name: row[name] for name in Candidate.__dataclass_fields__})
+        groups.setdefault(candidate.prompt, []).append(candidate)
+    kept = keep_best(groups.values(), config.fit, config.keep)
+    rows = _rows(config, kept, {prompt.id: prompt for prompt in prompts})
+    write_atomic(run.directory / "data.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    run.finish(_summary(groups, kept, rows))
+
+
+async def _draw(config: CurateConfig, run: Run, prompts: list[Prompt], done: int, path: Path) -> None:
+    """Answer and judge the problems from number `done` on, some at once; each lot is on disk before the next begins."""
+    model, tokenizer = load_pair(config.model)
+    engine = LocalEngine(model, config.engine, tokenizer.decode)
+    judge = build(config.rewards)
+    try:
+        with run.progress(len(prompts), "candidates", done) as progress, storing(path), path.open("a", encoding="utf-8") as file:
+            for first in range(done, len(prompts), config.at_once):
+                lot = list(enumerate(prompts))[first : first + config.at_once]
+                rows = await asyncio.gather(*[_group(config, engine, tokenizer, judge, number, prompt) for number, prompt in lot])
+                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for group in rows for row in group))
+                file.flush()
+                sync(path)
+                progress.advance(len(lot))
+    finally:
+        await judge.close()
+        await engine.close()
+
+
+async def _group(
+    config: CurateConfig, engine: LocalEngine, tokenizer: Tokenizer, judge: Judge, number: int, prompt: Prompt
+) -> list[dict[str, Any]]:
+    """One problem's candidates, judged."""
+    draw = config.sampling
+    seed = (config.seed << 40) + number
+    sampling = Sampling(draw.temperature, draw.top_p, draw.top_k, draw.max_tokens, draw.stop, seed=seed)
+    rollouts = await sample_group(engine, tokenizer, prompt, config.template, sampling, config.candidates)
+    scores = await asyncio.gather(*[judge(rollout) for rollout in rollouts])
+    return [record(rollout.judged(score), seed) for rollout, score in zip(rollouts, scores, strict=True)]
+
+
+def _whole_chunks(path: Path, config: CurateConfig) -> int:
+    """How many problems are answered in whole lots; what a kill left of a further lot is cut off, to be drawn in one piece again.
+
+    Whole lots only: which answers are drawn together must not depend on where a run was interrupted.
+    """
+    if not path.exists():
+        return 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    per_lot = config.at_once * config.candidates
+    keep = len(whole) if len(whole) == config.problems * config.candidates else len(whole) // per_lot * per_lot
+    if keep < len(lines):
+        write_atomic(path, b"".join(whole[:keep]))
+    return keep // config.candidates
+
+
+def _rows(config: CurateConfig, kept: Kept, prompts: dict[str, Prompt]) -> list[dict[str, Any]]:
+    """The training rows: kept responses with their pedigree, then the non-reasoning ones."""
+    if not kept.candidates:
+        raise DataError(
+            f"none of the candidates is fit to learn from ({dict(kept.dropped)}); train {config.model} further, draw more candidates "
+            "or loosen `fit`"
+        )
+    model = digest(config.model)
+    rows = [
+        _row(config.system, prompts[each.prompt], rewritten(each.response, config.rewrite), {"model": model, "tokens": each.tokens})
+        for each in kept.candidates[: config.limit]
+    ]
+    if config.others_count:
+        others = open_mixture(config.others, config.seed).take(config.others_count)
+        rows += [_row("", prompt, prompt.answer or "", {"model": None}) for prompt in others]
+    return rows
+
+
+def _row(system: str, prompt: Prompt, response: str, pedigree: dict[str, Any]) -> dict[str, Any]:
+    messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
+    messages = [{"role": "system", "content": system}] * bool(system) + messages + [{"role": "assistant", "content": response}]
+    return {"messages": messages, "domain": prompt.domain, "prompt": prompt.id, "pedigree": pedigree}
+
+
+def _summary(groups: dict[str, list[Candidate]], kept: Kept, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was drawn, kept and dropped: the accuracy and length trade-off of [V3 Table 9]."""
+    candidates = [candidate for group in groups.values() for candidate in group]
+    lengths = [candidate.tokens for candidate in kept.candidates]
+    return {
+        "problems": len(groups),
+        "candidates": len(candidates),
+        "pass_rate": sum(candidate.outcome == "correct" for candidate in candidates) / len(candidates),
+        "mean_length_of_correct": kept.mean_length_correct,
+        "mean_length_of_kept": sum(lengths) / len(lengths),
+        "kept": len(kept.candidates),
+        "rows": len(rows),
+        "dropped": dict(sorted(kept.dropped.items())),
+    }
+
+
+def _inputs(config: CurateConfig) -> dict[str, Path]:
+    sources = {f"prompts.{number}": source for number, source in enumerate(config.prompts)}
+    sources |= {f"others.{number}": source for number, source in enumerate(config.others)}
+    return {"model": config.model, **{name: source.path for name, source in sources.items() if hasattr(source, "path")}}
+
+
+STAGE = StageKind(
+    config=CurateConfig,
+    run=run_curate,
+    inputs=_inputs,
+    artefact=lambda config, directory: directory / "data.jsonl",
+    size=lambda config: {"problems": config.problems, "candidates": config.candidates},
+)

@@ -1,0 +1,147 @@
+"""Talking to a checkpoint: one prompt, or a conversation that streams and shows or hides the thinking."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from afterbase.engine.local import EngineConfig, LocalEngine
+from afterbase.errors import ConfigError, EngineError
+from afterbase.records import Message, Prompt, Sampling
+from afterbase.stages.session import load_pair
+from afterbase.text.chat import prompt_tokens
+from afterbase.text.stream import StreamDecoder
+from afterbase.text.think import CLOSE, OPEN, opens, render_thought
+from afterbase.text.tokenizer import Tokenizer
+
+HIDING = "(thinking)"
+
+
+def run_generate(
+    *,
+    model: Path,
+    prompt: str,
+    template: str,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    max_tokens: int,
+    seed: int,
+    show_thought: bool,
+) -> None:
+    """Answer one prompt on standard output."""
+    talker = Talker.open(model, template)
+    sampling = Sampling(temperature, top_p, top_k, max_tokens, seed=seed)
+    talker.answer((Message("user", prompt),), sampling, show_thought)
+
+
+def run_chat(*, model: Path, show_thought: bool, temperature: float, max_tokens: int) -> None:
+    """A conversation on the terminal, until the end of input or /quit; /think shows or hides the thinking, /new forgets."""
+    talker = Talker.open(model, "chat")
+    if talker.tokenizer.chat_template is None:
+        raise ConfigError(f"{model} has no chat template, so it cannot converse; try `afterbase generate {model} --template plain`")
+    print(f"Talking to {model}. /think shows or hides the thinking, /new begins anew, /quit ends.", file=sys.stderr)
+    messages: list[Message] = []
+    while (line := _line()) is not None:
+        if line == "/quit":
+            break
+        if line == "/new":
+            messages = []
+        elif line == "/think":
+            show_thought = not show_thought
+            print(f"thinking is {'shown' if show_thought else 'hidden'}", file=sys.stderr)
+        elif line:
+            messages.append(Message("user", line))
+            try:
+                reply = talker.answer(tuple(messages), Sampling(temperature, max_tokens=max_tokens, seed=len(messages)), show_thought)
+            except EngineError as error:
+                print(f"{error}; /new begins anew", file=sys.stderr)
+                messages.pop()
+            else:
+                messages.append(Message("assistant", reply))
+
+
+def _line() -> str | None:
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return None
+
+
+@dataclass(eq=False)
+class Talker:
+    """A checkpoint ready to answer."""
+
+    tokenizer: Tokenizer
+    """Its tokenizer."""
+    engine: LocalEngine
+    """Its engine, one request at a time."""
+    template: str
+    """How questions are put to it."""
+
+    @classmethod
+    def open(cls, directory: Path, template: str) -> Talker:
+        """Load a checkpoint."""
+        model, tokenizer = load_pair(directory)
+        return cls(tokenizer, LocalEngine(model, EngineConfig(rows=1), tokenizer.decode), template)
+
+    def answer(self, messages: tuple[Message, ...], sampling: Sampling, show_thought: bool) -> str:
+        """Print the answer as it is drawn; returns all of it, thinking included."""
+        tokens = prompt_tokens(self.tokenizer, Prompt("talk", messages), self.template)
+        opened = opens(self.tokenizer.decode(tokens, skip_special=False))
+        printer = Printer(StreamDecoder(self.tokenizer), show_thought, opened)
+        sampling = Sampling(
+            sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens, sampling.stop, self.tokenizer.stop_ids, sampling.seed
+        )
+        (completion,) = asyncio.run(self.engine.generate(tokens, sampling, 1, printer.push))
+        printer.finish()
+        return self.tokenizer.decode(completion.tokens)
+
+
+@dataclass(eq=False)
+class Printer:
+    """Text on its way to the terminal; a hidden thought shows as one word while it lasts."""
+
+    decoder: StreamDecoder
+    """Tokens to text, never half a character."""
+    show_thought: bool
+    """Whether the thinking is printed."""
+    opened: bool
+    """Whether the prompt had opened the thought already."""
+    text: str = ""
+    """Everything so far."""
+    shown: int = field(default=0)
+    """How much of what may be shown has been printed."""
+
+    def push(self, token: int) -> None:
+        """One more token."""
+        self.text += self.decoder.push(token)
+        self._print()
+
+    def finish(self) -> None:
+        """The rest, and the end of the line."""
+        self.text += self.decoder.finish()
+        self._print(last=True)
+        print(flush=True)
+
+    def _print(self, last: bool = False) -> None:
+        thinking = (self.opened or OPEN in self.text) and CLOSE not in self.text
+        if thinking and not self.show_thought:
+            if sys.stderr.isatty():
+                print(f"\r{HIDING}", end="", file=sys.stderr, flush=True)
+            return
+        visible = self.text if self.show_thought else render_thought(self.text, False, self.opened)
+        if not last:
+            visible = visible[: len(visible) - _begun(visible)]
+        if len(visible) > self.shown:
+            if sys.stderr.isatty() and not self.show_thought and not self.shown:
+                print("\r" + " " * len(HIDING) + "\r", end="", file=sys.stderr, flush=True)
+            print(visible[self.shown :], end="", flush=True)
+            self.shown = len(visible)
+
+
+def _begun(text: str) -> int:
+    """How many last characters may be the beginning of a tag, which is not printed before it is known."""
+    return next((size for size in range(len(OPEN) - 1, 0, -1) if OPEN.startswith(text[-size:])), 0)
