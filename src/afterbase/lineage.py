@@ -75,12 +75,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(leftover)
         temporary.mkdir()
         try:
-            yield temporary
-            for file in _files(temporary):
-                sync(file)
-            for parent, _, _ in os.walk(temporary):
-                sync_dir(Path(parent))
-            os.rename(temporary, path)
+            with storing(path):  # asks the disk whether it is full before what was half written is taken away again
+                yield temporary
+                for file in _files(temporary):
+                    sync(file)
+                for parent, _, _ in os.walk(temporary):
+                    sync_dir(Path(parent))
+                os.rename(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

@@ -75,6 +75,11 @@ class Segments:
         return tuple(Bucket.of(self, members) for _, members in sorted(by_size.items()))
 
     @cached_property
+    def cells(self) -> Tensor:
+        """[C] int64, the stream position of every cell of the buckets' padded rows laid end to end."""
+        return torch.cat([bucket.index.flatten() for bucket in self.buckets])
+
+    @cached_property
     def inverse(self) -> Tensor:
         """[T] int64, where each token of the stream sits in the buckets' padded rows laid end to end."""
         inverse = torch.empty(self.num_tokens, dtype=torch.long)

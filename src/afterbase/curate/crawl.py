@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from afterbase.config import Config
 from afterbase.prompts.base import Source
@@ -39,6 +39,12 @@ class Qualities(Config):
     """Right steps, but tags are missing."""
     verbose: float = Field(1.0, ge=0)
     """Right, but every step is said twice."""
+
+    @model_validator(mode="after")
+    def _some_occur(self) -> Qualities:
+        if not any(self.model_dump().values()):
+            raise ValueError("every weight is 0, so no transcript could be written; give one kind of answer a positive weight")
+        return self
 
 
 class CrawlConfig(Config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from afterbase.rewards.extract import final_answer
 from afterbase.text.think import split
 
 Style = Literal["keep", "house"]
@@ -13,5 +14,4 @@ def rewritten(response: str, style: Style) -> str:
     """A verified response as it shall be learned; "keep" only trims it."""
     if style == "keep":
         return response.strip()
-    parts = split(response)
-    return f"<think>\n{(parts.thought or '').strip()}\n</think>\nThe answer is \\boxed{{{parts.answer.strip()}}}."
+    return f"<think>\n{split(response).thought or ''}\n</think>\nThe answer is \\boxed{{{final_answer(response, 'whole')}}}."

@@ -101,6 +101,6 @@ def _kept(probabilities: Float[Tensor, "n V"], knobs: Knobs) -> Bool[Tensor, "n 
     limited = ordered * within_k
     before = limited.cumsum(-1) - limited
     share = knobs.top_p[:, None] * limited.sum(-1, keepdim=True)
-    within_p = (knobs.top_p[:, None] >= 1) | (before < share)
+    within_p = (knobs.top_p[:, None] >= 1) | (before < share) | (rank == 0)
     keep = within_k & within_p
     return torch.zeros_like(keep).scatter(1, ids, keep)

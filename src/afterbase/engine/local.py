@@ -73,6 +73,8 @@ class LocalEngine:
             raise EngineError(
                 f"a prompt of {len(prompt)} tokens leaves no room in the context of {self.room}; shorten it or raise engine.context"
             )
+        if sampling.stop and self.rows.decode is None:
+            raise EngineError(f"stop strings such as {sampling.stop[0]!r} need an engine that was given a decoder; use stop ids")
         loop = asyncio.get_running_loop()
         groups = [
             Group(tuple(prompt), sampling, range(first, min(first + self.config.rows, n)), loop.create_future(), watch)
@@ -85,6 +87,8 @@ class LocalEngine:
 
     async def score(self, tokens: Sequence[int]) -> list[float]:
         """Log-probability of each token after the first, at temperature 1."""
+        if not 0 < len(tokens) <= self.room:
+            raise EngineError(f"a sequence of {len(tokens)} tokens cannot be scored; give 1 to {self.room}, the context")
         with torch.inference_mode(), self._autocast():
             stream = torch.tensor(tokens, device=self.device)
             hidden = self.model(stream, Segments.of([len(tokens)], self.device))
@@ -97,6 +101,9 @@ class LocalEngine:
         own = dict(hf_weights(self.model))
         with torch.no_grad():
             for name, tensor in weights:
+                if name not in own or own[name].shape != tensor.shape:
+                    wanted = f"has it as {list(own[name].shape)}" if name in own else "has no such tensor"
+                    raise EngineError(f"weights {version} hold {name} {list(tensor.shape)}, the model {wanted}; load a model of its shape")
                 if own[name].data_ptr() != tensor.data_ptr():
                     own[name].copy_(tensor)
         self.version = version
@@ -116,8 +123,7 @@ class LocalEngine:
                 self._steps()
                 await asyncio.sleep(0)
         except Exception as error:
-            self._fail(error)
-            raise
+            self._fail(error)  # whoever asked raises it
 
     def _fail(self, error: Exception) -> None:
         for group in (*self.waiting, *self.rows.drop()):
@@ -188,4 +194,4 @@ class LocalEngine:
 
     def _stamp(self) -> int:
         """Counts every in-place change of the weights, so that an unannounced one is noticed."""
-        return sum(parameter._version for parameter in self.model.parameters())
+        return sum(tensor._version for tensor in (*self.model.parameters(), *self.model.buffers()))

@@ -14,7 +14,7 @@ from afterbase.engine.draw import Knobs, draw, row_key, uniforms
 from afterbase.records import Completion, Finish, Sampling
 
 STOP_WINDOW = 8
-"""Tokens of text looked at behind a stop string's own length, for a token may hold a fraction of a character."""
+"""Tokens of text looked at beyond a stop string's length in bytes; a token may hold a single byte."""
 
 
 @dataclass(eq=False)
@@ -147,9 +147,8 @@ class Rows:
         for row in range(part.start, part.stop):
             stops = self.owners[row][0].sampling.stop
             if stops:
-                assert self.decode is not None, "stop strings need the engine to have a decoder"
                 count = int(self.counts[row])
-                window = self.tokens[row, max(0, count - max(map(len, stops)) - STOP_WINDOW) : count]
+                window = self.tokens[row, max(0, count - max(len(stop.encode()) for stop in stops) - STOP_WINDOW) : count]
                 text = self.decode(window.tolist())
                 last = self.decode(window[:-1].tolist())
                 spoken[row - part.start] = any(text.count(stop) > last.count(stop) for stop in stops)

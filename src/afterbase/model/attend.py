@@ -7,12 +7,12 @@ elsewhere sequences of similar length are gathered into padded rectangles, where
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from afterbase.model.rows import Pad, Take
-from afterbase.segments import Bucket, Segments
+from afterbase.segments import Segments
 
 
 def attend(
@@ -62,26 +62,15 @@ def _rectangle(queries: Tensor, keys: Tensor, values: Tensor, rows: int, scale: 
 
 def _padded(queries: Tensor, keys: Tensor, values: Tensor, segments: Segments, scale: float) -> Tensor:
     """Attention within padded rectangles of sequences of similar length."""
-    heads, kv_heads, width, value_width = queries.shape[1], keys.shape[1], queries.shape[2], values.shape[2]
-    stream = torch.cat((queries.flatten(1), keys.flatten(1), values.flatten(1)), dim=1)
-    splits = (heads * width, kv_heads * width, kv_heads * value_width)
-    outputs, base = [], 0
-    for bucket in segments.buckets:
-        base_next = base + bucket.real.numel()
-        padded = Pad.apply(stream, bucket.index.flatten(), *_members(bucket, segments, base))
-        parts = padded.unflatten(0, tuple(bucket.index.shape)).split(splits, dim=-1)
-        q, k, v = (p.unflatten(-1, (n, -1)).transpose(1, 2) for p, n in zip(parts, (heads, kv_heads, kv_heads), strict=True))
-        outputs.append(_causal(q, k, v, scale).transpose(1, 2).flatten(0, 1))
-        base = base_next
-    rows = torch.cat(outputs).flatten(1)
-    return Take.apply(rows, segments.inverse).unflatten(1, (heads, -1))
-
-
-def _members(bucket: Bucket, segments: Segments, base: int) -> tuple[Int[Tensor, "M"], Int[Tensor, "M"]]:
-    """The stream positions of a bucket's real tokens, and where they sit in its rectangle."""
-    real = bucket.real.flatten()
-    stream = bucket.index.flatten()[real]
-    return stream, segments.inverse[stream] - base
+    cells = [bucket.index.numel() for bucket in segments.buckets]
+    padded = [Pad.apply(x.flatten(1), segments.cells, segments.inverse).split(cells) for x in (queries, keys, values)]
+    outputs = []
+    for bucket, *parts in zip(segments.buckets, *padded, strict=True):
+        heads = (queries.shape[1], keys.shape[1], values.shape[1])
+        q, k, v = (x.view(*bucket.index.shape, n, -1).transpose(1, 2) for x, n in zip(parts, heads, strict=True))
+        outputs.append(_causal(q, k, v, scale).transpose(1, 2).flatten(0, 1).flatten(1))
+    rows = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+    return Take.apply(rows, segments.inverse).unflatten(1, (queries.shape[1], -1))
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

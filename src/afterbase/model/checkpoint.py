@@ -36,6 +36,8 @@ def load_config(directory: Path) -> ModelConfig:
         raise CheckpointError(f"{directory} is no checkpoint: it has no config.json; give a Hugging Face model directory") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}); the checkpoint is damaged, copy it again") from None
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(raw).__name__}, not a table; give a Hugging Face model directory")
     return ModelConfig.from_hf(raw, str(path))
 
 
@@ -133,14 +135,14 @@ def _tensor_files(directory: Path) -> dict[str, Path]:
     index = directory / "model.safetensors.index.json"
     if index.exists():
         try:
-            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (OSError, ValueError, KeyError) as error:
+            paths = sorted({directory / file for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index} cannot be read ({error}); it needs a 'weight_map'; copy the checkpoint again") from None
-        return {name: directory / file for name, file in places.items()}
-    paths = sorted(directory.glob("*.safetensors"))
+    else:
+        paths = sorted(directory.glob("*.safetensors"))
     if not paths:
         raise CheckpointError(f"{directory} has no *.safetensors files; convert other formats to safetensors first")
-    found = {}
+    found: dict[str, Path] = {}  # by what the files hold, not by what the index says of them
     for path in paths:
         with _opened(path) as shard:
             found |= dict.fromkeys(shard.keys(), path)

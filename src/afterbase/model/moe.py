@@ -86,8 +86,11 @@ class MoE(nn.Module):
 
 def grouped_linear(tokens: Float[Tensor, "N i"], weight: Float[Tensor, "E o i"], load: Int[Tensor, "E"]) -> Float[Tensor, "N o"]:
     """Each expert's matrix times its own run of tokens; `tokens` are sorted by expert, `load` counts them."""
-    if tokens.is_cuda:
-        half = tokens.to(torch.bfloat16) if torch.is_autocast_enabled("cuda") else tokens
-        return torch._grouped_mm(half, weight.to(half.dtype).transpose(1, 2), offs=load.cumsum(0).to(torch.int32))
+    if torch.is_autocast_enabled(tokens.device.type):
+        dtype = torch.get_autocast_dtype(tokens.device.type)
+        tokens, weight = tokens.to(dtype), weight.to(dtype)
+    aligned = all(width * tokens.element_size() % 16 == 0 for width in weight.shape[1:])  # the grouped kernel wants rows of 16 bytes
+    if aligned and (not tokens.is_cuda or tokens.dtype == torch.bfloat16):
+        return torch._grouped_mm(tokens, weight.transpose(1, 2), offs=load.cumsum(0).to(torch.int32))
     runs = tokens.split(load.tolist())
     return torch.cat([F.linear(run, matrix) for run, matrix in zip(runs, weight.unbind(0), strict=True)])

@@ -30,26 +30,23 @@ class Take(torch.autograd.Function):
 
 
 class Pad(torch.autograd.Function):
-    """A stream laid into a rectangle; padding cells repeat some real row, and their gradient is exactly zero.
+    """A stream laid into rectangles; padding cells repeat some real row, and their gradient is exactly zero.
 
     It is zero because padding comes after the real tokens of its row: a causal mask hides it, and nothing reads its output.
+    So each token's gradient is that of the one cell it was laid into.
     """
 
     @staticmethod
-    def forward(
-        ctx, stream: Float[Tensor, "T d"], index: Int[Tensor, "C"], members: Int[Tensor, "M"], cells: Int[Tensor, "M"]
-    ) -> Float[Tensor, "C d"]:
-        """stream[index]; `members` are the real tokens' places in the stream and `cells` their places in the rectangle."""
-        ctx.save_for_backward(members, cells)
-        ctx.length = stream.shape[0]
-        return stream.index_select(0, index)
+    def forward(ctx, stream: Float[Tensor, "T d"], cells: Int[Tensor, "C"], inverse: Int[Tensor, "T"]) -> Float[Tensor, "C d"]:
+        """stream[cells]; `inverse` says which cell each token was laid into."""
+        ctx.save_for_backward(inverse)
+        return stream.index_select(0, cells)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        """Each real token's gradient, back in its place."""
-        members, cells = ctx.saved_tensors
-        whole = gradient.new_zeros(ctx.length, gradient.shape[1])
-        return whole.index_copy(0, members, gradient.index_select(0, cells)), None, None, None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """gradient[inverse]."""
+        (inverse,) = ctx.saved_tensors
+        return gradient.index_select(0, inverse), None, None
 
 
 class Dispatch(torch.autograd.Function):

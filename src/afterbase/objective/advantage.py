@@ -17,6 +17,7 @@ def group_advantages(
 
     Answers that are not `valid` (their verifier failed) count neither in the mean nor in the spread, and get advantage 0.
     """
+    dtype, rewards = rewards.dtype, rewards.double()  # in float32 the mean of equal rewards of 1000.1 is off by more than SAME_REWARD
     weight = torch.ones_like(rewards) if valid is None else valid.to(rewards.dtype)
     rewards = torch.where(weight > 0, rewards, 0.0)
     count = weight.sum(1, keepdim=True).clamp_min(1)
@@ -24,4 +25,4 @@ def group_advantages(
     spread = (centred.square().sum(1, keepdim=True) / count).sqrt()
     equal = spread < SAME_REWARD
     advantages = torch.where(equal, 0.0, centred / spread.clamp_min(SAME_REWARD) if scale else centred)
-    return advantages, equal.squeeze(1)
+    return advantages.to(dtype), equal.squeeze(1)

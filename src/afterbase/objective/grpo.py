@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from afterbase.config import Config
-from afterbase.objective.kl import k3
+from afterbase.objective.kl import LARGEST, k3
 from afterbase.records import Batch
 
 
@@ -47,7 +47,7 @@ class Grpo:
         change = logprobs - batch.old
         if self.config.ratio == "sequence":
             return self._by_sequence(change, logprobs, batch)
-        ratio = change.exp()
+        ratio = change.clamp(max=LARGEST).exp()
         terms, clipped = self._clipped(ratio, batch.advantages)
         weights = self._token_weights(batch)
         metrics = _shares(ratio.detach(), clipped, weights)
@@ -61,7 +61,7 @@ class Grpo:
     def _by_sequence(self, change: Tensor, logprobs: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Eq. 26 to the letter: pi(o|q) is the product over the output's tokens, for the ratio and for Eq. 27 alike."""
         sequences = len(batch.segments.lengths)
-        ratio = _per_sequence(change, batch.owner, sequences).exp()
+        ratio = _per_sequence(change, batch.owner, sequences).clamp(max=LARGEST).exp()
         advantages = batch.advantages.new_zeros(sequences).index_copy(0, batch.owner, batch.advantages)
         weights = batch.advantages.new_zeros(sequences).index_copy(0, batch.owner, batch.weights) / batch.total_sequences
         terms, clipped = self._clipped(ratio, advantages)

@@ -60,6 +60,8 @@ def _chain_sum(prompt: Prompt, slips: _Slips) -> Work:
     first, *rest = prompt.extra["metadata"]["expression"].split()
     pairs = list(zip(rest[::2], rest[1::2], strict=True))
     total, steps = int(first), []
+    if not pairs:
+        return Work((first,), first)
     for (sign, term), error in zip(pairs, slips.plan(len(pairs)), strict=True):
         result = (total + int(term) if sign == "+" else total - int(term)) + error
         steps.append(f"{total} {sign} {term} = {result}")
@@ -75,7 +77,8 @@ def _leg_counting(prompt: Prompt, slips: _Slips) -> Work:
     errors = iter(slips.plan(2 * len(animals) - 1))
     steps, total = [], None
     for animal, count in animals.items():
-        legs = max(0, count * ANIMALS[animal] + next(errors))
+        legs, error = count * ANIMALS[animal], next(errors)
+        legs += error if legs + error >= 0 else -error  # a slip stays a slip where there are no legs to lose
         steps.append(f"{animal}: {count} * {ANIMALS[animal]} = {legs}")
         if total is None:
             total = legs

@@ -12,7 +12,7 @@ from afterbase.records import Rollout
 
 
 def record(rollout: Rollout, seed: int) -> dict[str, Any]:
-    """One rollout as a row; `seed` and the prompt's id are enough to draw it again from the same weights."""
+    """One rollout as a row; `seed` is its group's: with the question and its place in the group, the same weights draw it again."""
     score = rollout.score
     return {
         "prompt": rollout.prompt.id,
@@ -28,6 +28,6 @@ def record(rollout: Rollout, seed: int) -> dict[str, Any]:
     }
 
 
-def write_rollouts(path: Path, rollouts: Iterable[Rollout], seed: int) -> None:
-    """Write one step's rollouts, whole or not at all."""
-    write_atomic(path, "".join(json.dumps(record(rollout, seed), ensure_ascii=False) + "\n" for rollout in rollouts))
+def write_rollouts(path: Path, rollouts: Iterable[tuple[Rollout, int]]) -> None:
+    """Write one step's rollouts with their seeds, whole or not at all."""
+    write_atomic(path, "".join(json.dumps(record(rollout, seed), ensure_ascii=False) + "\n" for rollout, seed in rollouts))

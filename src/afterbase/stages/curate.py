@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from afterbase.config import Config
 from afterbase.curate.filter import Candidate, FilterConfig
@@ -69,10 +69,17 @@ class CurateConfig(Config):
     seed: int = 0
     """Fixes problems and draws."""
 
+    @model_validator(mode="after")
+    def _others_come_from_somewhere(self) -> CurateConfig:
+        if self.others_count and not self.others:
+            raise ValueError(f"others_count={self.others_count} needs `others`, the sources that they come from")
+        return self
+
 
 def run_curate(config: CurateConfig, run: Run) -> None:
     """Draw what is missing in candidates.jsonl, then select, rewrite, mix and write data.jsonl."""
     prompts = open_mixture(config.prompts, config.seed).take(config.problems)
+    by_id = _by_id(prompts)
     path = run.directory / "candidates.jsonl"
     done = _whole_chunks(path, config)
     if done < len(prompts):
@@ -82,9 +89,20 @@ def run_curate(config: CurateConfig, run: Run) -> None:
         candidate = Candidate(**{name: row[name] for name in Candidate.__dataclass_fields__})
         groups.setdefault(candidate.prompt, []).append(candidate)
     kept = keep_best(groups.values(), config.fit, config.keep)
-    rows = _rows(config, kept, {prompt.id: prompt for prompt in prompts})
+    rows = _rows(config, kept, by_id)
     write_atomic(run.directory / "data.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     run.finish(_summary(groups, kept, rows))
+
+
+def _by_id(prompts: list[Prompt]) -> dict[str, Prompt]:
+    """The problems by the id under which their candidates are filed; DataError when one id stands for two problems."""
+    by_id = {prompt.id: prompt for prompt in prompts}
+    for prompt in prompts:
+        if prompt.messages != by_id[prompt.id].messages:
+            raise DataError(
+                f"two problems have the id {prompt.id!r}; make ids unique over all sources, or set columns.id to '' to number them"
+            )
+    return by_id
 
 
 async def _draw(config: CurateConfig, run: Run, prompts: list[Prompt], done: int, path: Path) -> None:
@@ -148,7 +166,11 @@ def _rows(config: CurateConfig, kept: Kept, prompts: dict[str, Prompt]) -> list[
     ]
     if config.others_count:
         others = open_mixture(config.others, config.seed).take(config.others_count)
-        rows += [_row("", prompt, prompt.answer or "", {"model": None}) for prompt in others]
+        if missing := [prompt.id for prompt in others if not prompt.answer]:
+            raise DataError(
+                f"{missing[0]} of `others` has no reference answer, which is what would be learned; name its column or leave it out"
+            )
+        rows += [_row("", prompt, prompt.answer, {"model": None}) for prompt in others]
     return rows
 
 

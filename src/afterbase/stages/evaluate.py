@@ -12,9 +12,7 @@ from time import perf_counter
 from pydantic import Field, model_validator
 
 from afterbase.config import Config
-from afterbase.dist import here
 from afterbase.engine.local import EngineConfig, LocalEngine
-from afterbase.errors import CheckpointError
 from afterbase.evals import tables
 from afterbase.evals.benchmark import Benchmark, Template
 from afterbase.evals.result import Result, Row
@@ -26,6 +24,7 @@ from afterbase.model.checkpoint import load_model
 from afterbase.prompts.rows import FileSettings
 from afterbase.rewards.base import build
 from afterbase.stages.run import Run, StageKind
+from afterbase.stages.session import check_pair, device_of
 from afterbase.text.tokenizer import Tokenizer
 
 Done = Mapping[tuple[str, str], Sequence[Row]]  # (checkpoint, benchmark): the questions answered before
@@ -128,12 +127,8 @@ async def _evaluate_model(
 def _opened(directory: Path, config: EvaluateConfig) -> tuple[Tokenizer, LocalEngine]:
     """A checkpoint ready to be asked; CheckpointError when its tokenizer belongs to another model."""
     tokenizer = Tokenizer.load(directory)
-    model = load_model(directory, config.device or here().device)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise CheckpointError(
-            f"{directory}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, the model embeds {model.config.vocab_size} tokens; "
-            "bring the tokenizer that the model was trained with"
-        )
+    model = load_model(directory, device_of(config.device))
+    check_pair(model, tokenizer, directory)
     return tokenizer, LocalEngine(model, config.engine, tokenizer.decode)
 
 

@@ -57,9 +57,9 @@ def run_pretrain(config: PretrainConfig, run: Run) -> None:
     session = Session.start(run, _fresh(config, architecture, crawl), config.trainer, config.saving, config.steps)
     reader = Reader(config, crawl, session.tokenizer, session.context, session.cursor or 0)
     objective = Likelihood()
-    with run.progress(config.steps, "pretrain", session.trainer.done) as progress:
-        while session.trainer.done < config.steps:
-            began, step = perf_counter(), session.trainer.done
+    with run.progress(config.steps, "pretrain", session.step) as progress:
+        for step in range(session.step, config.steps):
+            began = perf_counter()
             samples = reader.take(config.tokens_per_step)
             metrics = learn(session.trainer, pack(samples, config.trainer.tokens_per_batch, session.trainer.device), objective)
             tokens = sum(len(sample.tokens) for sample in samples)
@@ -67,7 +67,7 @@ def run_pretrain(config: PretrainConfig, run: Run) -> None:
             run.tracker.time(step, {"time/step/seconds": perf_counter() - began})
             session.save_if_due(reader.next)
             progress.advance(1, loss=metrics["train/loss/mean"])
-    session.finish({"loss": metrics["train/loss/mean"] if "metrics" in locals() else None})
+    session.finish({"loss": session.last["train/loss/mean"]})
 
 
 class Reader:

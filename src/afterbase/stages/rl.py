@@ -29,6 +29,13 @@ from afterbase.train.packing import pack
 from afterbase.train.resume import SavingConfig
 from afterbase.train.trainer import LocalTrainer, TrainerConfig
 
+OVER_COMPUTED = {"train/ratio/mean", "train/clip_fraction/mean", "train/policy_kl/mean", "train/reference_kl/mean"}
+"""Metrics of the objective: means over the answers that have a gradient."""
+
+
+SHOWN = ("train/reward/mean", "train/accuracy/mean")
+"""Metrics that the progress bar and the summary show; a round whose verdicts all failed has none."""
+
 
 class DrawConfig(Config):
     """How answers are drawn during training."""
@@ -73,7 +80,7 @@ class RlConfig(Config):
     engine: EngineConfig = EngineConfig()
     """How the engine batches."""
     saving: SavingConfig = SavingConfig(every=20)
-    """When checkpoints are written; counted in updates."""
+    """When checkpoints are written; counted in rounds."""
     max_errors: float = Field(0.2, ge=0, le=1)
     """Share of a round's verdicts that may fail (the verifier's fault, masked) before the run stops in words."""
     seed: int = 0
@@ -95,13 +102,13 @@ class RlConfig(Config):
 
 def run_rl(config: RlConfig, run: Run) -> None:
     """Train from the first round, or from the latest checkpoint, to the last."""
-    updates = config.steps * config.minibatches
-    session = Session.start(run, config.model, config.trainer, config.saving, updates, config.sampling.temperature)
-    asyncio.run(_Loop.open(config, session).run())
+    rounds, updates = config.steps, config.minibatches
+    session = Session.start(run, config.model, config.trainer, config.saving, rounds, updates, config.sampling.temperature)
+    asyncio.run(Loop.open(config, session).run())
 
 
 @dataclass(eq=False)
-class _Loop:
+class Loop:
     """Everything that a round touches."""
 
     config: RlConfig
@@ -112,7 +119,8 @@ class _Loop:
     reference: LocalTrainer | None
 
     @classmethod
-    def open(cls, config: RlConfig, session: Session) -> _Loop:
+    def open(cls, config: RlConfig, session: Session) -> Loop:
+        """Everything ready for the next round."""
         prompts = open_mixture(config.prompts, config.seed)
         if session.cursor is not None:
             prompts.restore(session.cursor)
@@ -122,17 +130,16 @@ class _Loop:
 
     async def run(self) -> None:
         """Round after round: prompts, groups, rewards, advantages, update, load."""
-        config, trainer = self.config, self.session.trainer
-        metrics: dict[str, float] = {}
+        config, session = self.config, self.session
         try:
-            with self.session.run.progress(config.steps, "rl", trainer.done // config.minibatches) as progress:
-                for step in range(trainer.done // config.minibatches, config.steps):
+            with session.run.progress(config.steps, "rl", session.step) as progress:
+                for step in range(session.step, config.steps):
                     metrics = await self.round(step)
-                    progress.advance(1, reward=metrics["train/reward/mean"], accuracy=metrics["train/accuracy/mean"])
+                    progress.advance(1, **{name.split("/")[1]: metrics[name] for name in SHOWN if name in metrics})
         finally:
             await self.judge.close()
             await self.engine.close()
-        self.session.finish({name: metrics[name] for name in ("train/reward/mean", "train/accuracy/mean") if name in metrics})
+        session.finish({name: session.last[name] for name in SHOWN if name in session.last})
 
     async def round(self, step: int) -> dict[str, float]:
         """One round, logged and saved."""
@@ -145,7 +152,8 @@ class _Loop:
         metrics |= advantage_metrics | self.update(samples)
         await self.engine.load(self.session.trainer.weights(), self.session.trainer.done)
         run = self.session.run
-        write_rollouts(run.directory / "rollouts" / f"{step:06d}.jsonl", [each for group in groups for each in group], self.config.seed)
+        drawn = [(rollout, self.seed(step, number)) for number, group in enumerate(groups) for rollout in group]
+        write_rollouts(run.directory / "rollouts" / f"{step:06d}.jsonl", drawn)
         run.tracker.log(step, metrics)
         now = perf_counter()
         run.tracker.time(
@@ -157,11 +165,14 @@ class _Loop:
     async def judged_group(self, step: int, number: int, prompt: Prompt) -> list[Rollout]:
         """G answers to one prompt, judged while other groups are still being drawn."""
         draw = self.config.sampling
-        seed = (self.config.seed << 40) + (step << 16) + number
-        sampling = Sampling(draw.temperature, draw.top_p, draw.top_k, draw.max_tokens, draw.stop, seed=seed)
+        sampling = Sampling(draw.temperature, draw.top_p, draw.top_k, draw.max_tokens, draw.stop, seed=self.seed(step, number))
         rollouts = await sample_group(self.engine, self.session.tokenizer, prompt, self.config.template, sampling, self.config.group)
         scores = await asyncio.gather(*[self.judge(rollout) for rollout in rollouts])
         return [rollout.judged(score) for rollout, score in zip(rollouts, scores, strict=True)]
+
+    def seed(self, step: int, number: int) -> int:
+        """What fixes the draws of one round's prompt of this number."""
+        return (self.config.seed << 40) + (step << 16) + number
 
     def samples(self, groups: list[list[Rollout]]) -> tuple[list[list[Sample]], dict[str, float]]:
         """Each group as samples with their advantages; answers whose verifier failed are masked out."""
@@ -173,7 +184,8 @@ class _Loop:
             [_sample(rollout, advantage) for rollout, advantage, counts in zip(group, row, usable, strict=True) if counts]
             for group, row, usable in rows
         ]
-        spread = torch.where(valid, rewards, 0.0).std(dim=1, correction=0).mean()
+        centred, _ = group_advantages(rewards, valid, scale=False)
+        spread = (centred.square().sum(1) / valid.sum(1).clamp_min(1)).sqrt().mean()
         return samples, {"train/equal_groups/fraction": float(equal.float().mean()), "train/group_spread/mean": float(spread)}
 
     def update(self, groups: list[list[Sample]]) -> dict[str, float]:
@@ -193,7 +205,12 @@ class _Loop:
         batches = pack(needed, self.config.trainer.tokens_per_batch, trainer.device, totals)
         if self.reference:
             batches = [self.reference.with_reference(batch) for batch in batches]
-        return {"train/learned_tokens/count": float(totals[0]), **learn(trainer, batches, Grpo(self.config.objective))}
+        metrics = learn(trainer, batches, Grpo(self.config.objective))
+        by_token = self.config.objective.ratio == self.config.objective.average == "token"
+        share = sum(sum(each.learn) for each in needed) / max(totals[0], 1) if by_token else len(needed) / max(totals[1], 1)
+        # Shares of the step add up over its batches; a ratio is a mean over the answers that were computed.
+        metrics |= {name: metrics[name] / share for name in OVER_COMPUTED & metrics.keys()}
+        return {"train/learned_tokens/count": float(totals[0]), **metrics}
 
 
 def _sample(rollout: Rollout, advantage: float) -> Sample:

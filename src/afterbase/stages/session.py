@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from afterbase.dist import here
-from afterbase.errors import CheckpointError
+from afterbase.errors import CheckpointError, ConfigError
 from afterbase.model.checkpoint import load_model, save_model
 from afterbase.model.transformer import Transformer
 from afterbase.stages.run import Run
 from afterbase.text.tokenizer import Tokenizer
+from afterbase.track import read_metrics
 from afterbase.train.resume import Checkpoints, SavingConfig
 from afterbase.train.trainer import LocalTrainer, TrainerConfig
 
@@ -33,6 +34,8 @@ class Session:
     """Where the state is written."""
     cursor: Any
     """What the stage itself saved with the latest checkpoint; None in a fresh run."""
+    updates: int = 1
+    """Optimizer updates in one step of the run's log."""
 
     @classmethod
     def start(
@@ -42,27 +45,45 @@ class Session:
         trainer: TrainerConfig,
         saving: SavingConfig,
         steps: int,
+        updates: int = 1,
         temperature: float = 1.0,
     ) -> Session:
-        """Begin from a checkpoint directory or a fresh model, or go on from the run's own latest checkpoint."""
+        """Begin from a checkpoint directory or a fresh model, or go on from the run's own latest checkpoint.
+
+        A run that was killed between its final checkpoint and its last word has no steps left, and only says that word.
+        """
         torch.manual_seed(0)  # nothing draws from it; if something ever does, it is the same in every run
         checkpoints = Checkpoints(run.directory / "checkpoints", saving)
-        latest = checkpoints.latest()
-        if latest is not None:
+        final, latest = checkpoints.directory / "final", checkpoints.latest()
+        if final.exists():
+            source = final
+        elif latest is not None:
             source = latest[1]
         model, tokenizer = load_pair(source) if isinstance(source, Path) else source
-        session = cls(run, tokenizer, LocalTrainer(model, trainer, steps, temperature), checkpoints, None)
-        if latest is not None:
+        session = cls(run, tokenizer, LocalTrainer(model, trainer, steps * updates, temperature), checkpoints, None, updates)
+        if final.exists():
+            session.trainer.done = session.trainer.steps
+        elif latest is not None:
             state = checkpoints.load_state(latest[1])
             session.trainer.restore(state["trainer"])
             session.cursor = state["cursor"]
-        run.tracker.rewind(session.trainer.done)
+        run.tracker.rewind(session.step)
         return session
 
     @property
     def model(self) -> Transformer:
         """The model in training."""
         return self.trainer.model
+
+    @property
+    def step(self) -> int:
+        """The step that comes next, as the run's log counts them."""
+        return self.trainer.done // self.updates
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The numbers of the last step, whichever process made it."""
+        return read_metrics(self.run.tracker.metrics)[-1]
 
     @property
     def context(self) -> int:
@@ -72,7 +93,7 @@ class Session:
     def save_if_due(self, cursor: Any) -> None:
         """Write a checkpoint when it is time; `cursor` is whatever the stage needs to go on from here."""
         done = self.trainer.done
-        if self.checkpoints.due(done) and done < self.trainer.steps:
+        if self.checkpoints.due(self.step) and done < self.trainer.steps:
             self.checkpoints.save(done, self.write, {"trainer": self.trainer.state(), "cursor": cursor})
 
     def write(self, directory: Path) -> None:
@@ -84,6 +105,19 @@ class Session:
         """Write the final checkpoint, drop the others, and say that the run is done."""
         final = self.checkpoints.finish(self.write)
         self.run.finish({**summary, "steps": self.trainer.done, "checkpoint": str(final.relative_to(self.run.directory))})
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device that a recipe names, or this process's own; ConfigError when the machine does not have it."""
+    if name is None:
+        return here().device
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise ConfigError(f"device {name!r} is unknown; give 'cpu', 'cuda' or 'cuda:1'")
+    there = torch.cuda.device_count()
+    if kind == "cuda" and int(number or 0) >= there:
+        raise ConfigError(f"device {name!r} was asked for, and torch sees {there} CUDA devices here; give 'cpu', or leave it out")
+    return torch.device(name)
 
 
 def load_pair(directory: Path) -> tuple[Transformer, Tokenizer]:

@@ -53,19 +53,17 @@ def run_sft(config: SftConfig, run: Run) -> None:
     plan = plan_steps([len(sample.tokens) for sample in samples], config.epochs, config.tokens_per_step, config.seed)
     session = Session.start(run, (model, tokenizer), config.trainer, config.saving, len(plan))
     objective = Likelihood()
-    loss = None
-    with run.progress(len(plan), "sft", session.trainer.done) as progress:
-        for step in range(session.trainer.done, len(plan)):
+    with run.progress(len(plan), "sft", session.step) as progress:
+        for step in range(session.step, len(plan)):
             began = perf_counter()
             chosen = [samples[index] for index in plan[step]]
             metrics = learn(session.trainer, pack(chosen, config.trainer.tokens_per_batch, session.trainer.device), objective)
-            loss = metrics["train/loss/mean"]
             tokens = sum(len(sample.tokens) for sample in chosen)
             run.tracker.log(step, {**metrics, "train/tokens/count": tokens, "train/samples/count": len(chosen)})
             run.tracker.time(step, {"time/step/seconds": perf_counter() - began})
             session.save_if_due(None)
-            progress.advance(1, loss=loss)
-    session.finish({"loss": loss, "samples": len(samples), "dropped": dropped})
+            progress.advance(1, loss=metrics["train/loss/mean"])
+    session.finish({"loss": session.last["train/loss/mean"], "samples": len(samples), "dropped": dropped})
 
 
 def plan_steps(lengths: list[int], epochs: int, tokens_per_step: int, seed: int) -> list[list[int]]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from afterbase.engine.local import EngineConfig, LocalEngine
-from afterbase.errors import ConfigError, EngineError
+from afterbase.errors import AfterbaseError, ConfigError
 from afterbase.records import Message, Prompt, Sampling
 from afterbase.stages.session import load_pair
 from afterbase.text.chat import prompt_tokens
 from afterbase.text.stream import StreamDecoder
-from afterbase.text.think import CLOSE, OPEN, opens, render_thought
-from afterbase.text.tokenizer import Tokenizer
+from afterbase.text.think import opens, render_thought
+from afterbase.text.tokenizer import TAGS, Tokenizer
 
 HIDING = "(thinking)"
 
@@ -32,6 +32,8 @@ def run_generate(
     show_thought: bool,
 ) -> None:
     """Answer one prompt on standard output."""
+    if top_p == 0:
+        raise ConfigError("--top-p 0 keeps no token at all; give a number above 0, or --temperature 0 for the most probable token")
     talker = Talker.open(model, template)
     sampling = Sampling(temperature, top_p, top_k, max_tokens, seed=seed)
     talker.answer((Message("user", prompt),), sampling, show_thought)
@@ -56,7 +58,7 @@ def run_chat(*, model: Path, show_thought: bool, temperature: float, max_tokens:
             messages.append(Message("user", line))
             try:
                 reply = talker.answer(tuple(messages), Sampling(temperature, max_tokens=max_tokens, seed=len(messages)), show_thought)
-            except EngineError as error:
+            except AfterbaseError as error:
                 print(f"{error}; /new begins anew", file=sys.stderr)
                 messages.pop()
             else:
@@ -97,6 +99,8 @@ class Talker:
         )
         (completion,) = asyncio.run(self.engine.generate(tokens, sampling, 1, printer.push))
         printer.finish()
+        if printer.text.strip() and not printer.printed:
+            print("(the answer ended within its thought; show the thinking, or allow more tokens)", file=sys.stderr)
         return self.tokenizer.decode(completion.tokens)
 
 
@@ -112,8 +116,8 @@ class Printer:
     """Whether the prompt had opened the thought already."""
     text: str = ""
     """Everything so far."""
-    shown: int = field(default=0)
-    """How much of what may be shown has been printed."""
+    printed: str = ""
+    """What the reader has before them."""
 
     def push(self, token: int) -> None:
         """One more token."""
@@ -127,21 +131,18 @@ class Printer:
         print(flush=True)
 
     def _print(self, last: bool = False) -> None:
-        thinking = (self.opened or OPEN in self.text) and CLOSE not in self.text
-        if thinking and not self.show_thought:
-            if sys.stderr.isatty():
-                print(f"\r{HIDING}", end="", file=sys.stderr, flush=True)
-            return
-        visible = self.text if self.show_thought else render_thought(self.text, False, self.opened)
-        if not last:
-            visible = visible[: len(visible) - _begun(visible)]
-        if len(visible) > self.shown:
-            if sys.stderr.isatty() and not self.show_thought and not self.shown:
-                print("\r" + " " * len(HIDING) + "\r", end="", file=sys.stderr, flush=True)
-            print(visible[self.shown :], end="", flush=True)
-            self.shown = len(visible)
+        text = self.text if last else self.text[: len(self.text) - _begun(self.text)]
+        visible = text if self.show_thought else render_thought(text, False, self.opened)
+        if not visible.startswith(self.printed):  # what was taken for the answer has turned out to be a thought
+            print(flush=True)
+            self.printed = ""
+        if sys.stderr.isatty() and not self.printed:
+            print(f"\r{' ' * len(HIDING)}\r" if visible else f"\r{HIDING}", end="", file=sys.stderr, flush=True)
+        print(visible[len(self.printed) :], end="", flush=True)
+        self.printed = visible
 
 
 def _begun(text: str) -> int:
     """How many last characters may be the beginning of a tag, which is not printed before it is known."""
-    return next((size for size in range(len(OPEN) - 1, 0, -1) if OPEN.startswith(text[-size:])), 0)
+    longest = max(map(len, TAGS)) - 1
+    return next((size for size in range(min(longest, len(text)), 0, -1) if any(tag.startswith(text[-size:]) for tag in TAGS)), 0)

@@ -46,15 +46,15 @@ class Checkpoints:
         with atomic_directory(self.directory / f"{done:06d}") as path:
             write_model(path)
             torch.save(state, path / STATE)
-        old = sorted(path for path in self.directory.glob("*") if path.name.isdigit())[: -self.config.keep]
-        for path in old:
+        old = sorted((path for path in self.directory.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
+        for path in old[: -self.config.keep]:
             shutil.rmtree(path)
 
     def load_state(self, path: Path) -> dict[str, Any]:
         """The training state of one checkpoint."""
         try:
             return torch.load(path / STATE, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError) as error:
+        except Exception as error:  # damaged bytes make the unpickler fail in any way they like
             raise CheckpointError(f"{path / STATE} cannot be read ({error}); delete {path} to resume from the one before") from None
 
     def finish(self, write_model: Callable[[Path], None]) -> Path:

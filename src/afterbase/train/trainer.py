@@ -75,6 +75,7 @@ class LocalTrainer:
             group["lr"] = rate
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         self.optimizer.step()
+        torch.autograd.graph.increment_version(list(self.model.parameters()))  # the fused kernel does not; an engine watches for it
         self.optimizer.zero_grad(set_to_none=True)
         busiest = update_bias(self.trace.loads, self.config.balance_speed)
         self.trace = Trace(self.config.balance_loss)

@@ -1,0 +1,148 @@
+"""Generation and GRPO steps on the CPU, beside transformers and TRL in the same run.
+
+    make bench                      (or: python benchmarks/cpu.py --rounds 3)
+
+The work: a 3.3M-parameter Qwen2 with random weights; 64 prompts x 8 answers x exactly 64 new tokens at temperature 1; for GRPO one
+update on them with the same plain reward and no reference model. Each side runs in a process of its own, in float32 and in bfloat16
+(autocast), the sides taking turns; the first timing of a process warms up and is not counted. Each side is credited with its faster
+precision. Writes benchmarks/results/<hardware>.json and prints the ratios with their range over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+HERE = Path(__file__).parent
+WORK = {"prompts": 64, "group": 8, "new_tokens": 64}
+SHAPE = {
+    "model_type": "qwen2", "vocab_size": 512, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024, "tie_word_embeddings": True,
+}  # fmt: skip
+SIDES = {"generate": ("transformers", "afterbase"), "grpo": ("trl", "afterbase")}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--rounds", type=int, default=3, help="turns of each side")
+    options.add_argument("--threads", type=int, default=os.cpu_count())
+    options.add_argument("--out", type=Path, help="result file")
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoint = Path(directory, "model")
+        make_checkpoint(checkpoint)
+        timings = measure(checkpoint, chosen.rounds, chosen.threads)
+    result = {
+        "hardware": hardware(), "threads": chosen.threads, "date": date.today().isoformat(), "versions": versions(),
+        "work": WORK, "shape": SHAPE, "command": "python " + " ".join(sys.argv), "seconds": timings, "summary": summary(timings),
+    }  # fmt: skip
+    path = chosen.out or HERE / "results" / f"{hardware().replace(' ', '-').replace('/', '-')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for task, numbers in result["summary"].items():
+        print(f"{task}: {json.dumps(numbers)}")
+    print(f"written to {path}")
+
+
+def measure(checkpoint: Path, rounds: int, threads: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of one piece of work, by task and by side with precision, in turns."""
+    timings: dict[str, dict[str, list[float]]] = {}
+    for turn in range(rounds):
+        for task, sides in SIDES.items():
+            for side in sides:
+                for precision in ("float32", "bfloat16"):
+                    command = [sys.executable, str(HERE / f"cpu_{side}.py"), task, str(checkpoint), precision, str(threads)]
+                    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+                    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+                    if done.returncode:
+                        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+                    seconds = json.loads(done.stdout.strip().splitlines()[-1])
+                    timings.setdefault(task, {}).setdefault(f"{side} {precision}", []).extend(seconds)
+                    print(f"turn {turn + 1}/{rounds}  {task:8s} {side:12s} {precision}  {statistics.median(seconds):.2f} s", flush=True)
+    return timings
+
+
+def summary(timings: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, object]]:
+    """For each task the faster precision of each side, and how many times faster afterbase is (median; worst and best pairing)."""
+    tokens = WORK["prompts"] * WORK["group"] * WORK["new_tokens"]
+    found = {}
+    for task, (peer, ours) in SIDES.items():
+        best = {side: min((x for x in timings[task].items() if x[0].startswith(side)), key=lambda x: statistics.median(x[1]))
+                for side in (peer, ours)}  # fmt: skip
+        (peer_name, theirs), (our_name, mine) = best[peer], best[ours]
+        found[task] = {
+            "peer": peer_name, "peer_seconds": round(statistics.median(theirs), 3),
+            "afterbase": our_name, "afterbase_seconds": round(statistics.median(mine), 3),
+            "peer_tokens_per_second": round(tokens / statistics.median(theirs)),
+            "afterbase_tokens_per_second": round(tokens / statistics.median(mine)),
+            "times_faster": round(statistics.median(theirs) / statistics.median(mine), 2),
+            "range": [round(min(theirs) / max(mine), 2), round(max(theirs) / min(mine), 2)], "n": len(mine),
+        }  # fmt: skip
+    return found
+
+
+def make_checkpoint(directory: Path) -> None:
+    """The same random weights and tokenizer for every side, in Hugging Face format."""
+    from afterbase.model.checkpoint import save_model
+    from afterbase.model.config import ModelConfig
+    from afterbase.model.transformer import Transformer
+    from afterbase.text.chat import HOUSE_TEMPLATE
+    from afterbase.text.tokenizer import SPECIAL, train_bpe
+
+    directory.mkdir(parents=True)
+    texts = [f"What is {a} + {b}? {a + b}" for a in range(60) for b in range(30)]
+    tokenizer = train_bpe(iter(texts), SHAPE["vocab_size"], list(SPECIAL), HOUSE_TEMPLATE)
+    save_model(Transformer(ModelConfig.from_hf({**SHAPE, "eos_token_id": tokenizer.eos_id})).initialize(0), directory)
+    tokenizer.save(directory)
+
+
+def prompts() -> list[str]:
+    """The questions of one piece of work."""
+    return [f"What is {7 * i % 100} + {13 * i % 100}?" for i in range(WORK["prompts"])]
+
+
+def reward(text: str) -> float:
+    """The share of digits: cheap, and different for every answer."""
+    return sum(letter.isdigit() for letter in text) / max(1, len(text))
+
+
+def timed(work, times: int) -> list[float]:
+    """Seconds of each call after a first one that warms up."""
+    seconds = []
+    for _ in range(times + 1):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return [round(x, 4) for x in seconds[1:]]
+
+
+def hardware() -> str:
+    """The processor's name and how many cores were there."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+        amx = " AMX" if any("amx_tile" in line for line in lines) else ""
+        name += amx
+    return f"{name} {os.cpu_count()} cores"
+
+
+def versions() -> dict[str, str]:
+    """What was measured."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "transformers", "trl", "afterbase")}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Our side: the engine alone, and a whole round of the RL stage with its logging and its record of rollouts."""
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+import torch
+from cpu import WORK, prompts, reward, timed
+
+from afterbase.config import build as configured
+from afterbase.engine.local import EngineConfig, LocalEngine
+from afterbase.records import Message, Prompt, Sampling, Score
+from afterbase.stages.rl import STAGE, Loop, RlConfig
+from afterbase.stages.run import Run
+from afterbase.stages.session import Session, load_pair
+
+_, task, checkpoint, precision, threads = sys.argv
+torch.set_num_threads(int(threads))
+ANSWERS = WORK["prompts"] * WORK["group"]
+
+
+class Asked:
+    """The same questions every round."""
+
+    def take(self, n: int) -> list[Prompt]:
+        return [Prompt(str(number), (Message("user", text),)) for number, text in enumerate(prompts())][:n]
+
+    def state(self) -> None:
+        return None
+
+
+class Digits:
+    """The plain reward of the comparison."""
+
+    async def __call__(self, rollout) -> Score:
+        return Score(reward(rollout.text), {}, "wrong")
+
+    async def close(self) -> None:
+        pass
+
+
+def generation() -> list[float]:
+    model, tokenizer = load_pair(Path(checkpoint))
+    engine = LocalEngine(model, EngineConfig(rows=ANSWERS, context=128, precision=precision))
+    asked = [tokenizer.encode(text) for text in prompts()]
+
+    async def all_groups() -> None:
+        sampling = [Sampling(max_tokens=WORK["new_tokens"], seed=seed) for seed in range(len(asked))]
+        groups = await asyncio.gather(*[engine.generate(p, s, WORK["group"]) for p, s in zip(asked, sampling, strict=True)])
+        assert sum(len(c.tokens) for group in groups for c in group) == ANSWERS * WORK["new_tokens"]
+
+    return timed(lambda: asyncio.run(all_groups()), 2)
+
+
+def grpo() -> list[float]:
+    recipe = {
+        "model": checkpoint, "template": "plain", "steps": 3, "prompts_per_step": WORK["prompts"], "group": WORK["group"],
+        "prompts": [{"kind": "procedural", "generator": "facts"}], "sampling": {"max_tokens": WORK["new_tokens"]},
+        "engine": {"rows": ANSWERS, "context": 128, "precision": precision},
+        "trainer": {"precision": precision, "tokens_per_batch": 8192, "optim": {"schedule": {"kind": "constant", "peak": 1e-4}}},
+        "saving": {"every": 1000},
+    }  # fmt: skip
+    config = configured(RlConfig, recipe, "benchmark")
+    with tempfile.TemporaryDirectory() as directory, Run.open(Path(directory, "run"), "rl", config, STAGE.inputs(config)) as run:
+        session = Session.start(run, config.model, config.trainer, config.saving, config.steps)
+        session.tokenizer.stop_ids = ()  # every answer has its full length, as on the peer's side
+        loop = Loop.open(config, session)
+        loop.prompts, loop.judge = Asked(), Digits()
+
+        async def rounds() -> list[float]:
+            for step in range(config.steps):
+                await loop.round(step)
+            rows = [json.loads(line) for line in run.tracker.timings.read_text().splitlines()]
+            return [round(row["time/step/seconds"], 4) for row in rows[1:]]
+
+        return asyncio.run(rounds())
+
+
+print(json.dumps({"generate": generation, "grpo": grpo}[task]()))

@@ -1,0 +1,193 @@
+"""Law 8: killed and resumed is never killed, bit by bit, wherever the kill falls.
+
+The kills are real: each command runs in a process of its own, which ends by SIGKILL, sent from outside or by its own hand at an exact
+place in the code. The processes are forked off one server that has torch imported already, so that each costs a tenth of a second.
+"""
+
+import multiprocessing
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from afterbase.track import read_metrics
+
+COMMAND = """
+import os, signal, sys
+from pydoc import locate
+import torch
+from afterbase.cli import app
+torch.set_num_threads(1)
+sys.stderr = open(os.devnull, "w")
+if place:
+    owner, name, call, when = place
+    owner = locate(owner)
+    whole, calls = getattr(owner, name), 0
+    def dying(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == call and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = whole(*arguments, **options)
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(owner, name, dying)
+app(arguments)
+"""
+# Where a process dies: the owner of a function, its name, which call of it, and on which side of that call.
+SAVING = ("torch", "save", 1, "after")  # in the middle of a checkpoint: the state lies in a directory that is still temporary
+RENAMED = ("os", "rename", 1, "after")  # the checkpoint has its name, and older ones are not dropped yet
+LOGGED = ("afterbase.track.Tracker", "log", 1, "after")  # a step is logged that no checkpoint knows of
+DRAWING = ("afterbase.engine.local.LocalEngine", "_steps", 2, "before")  # some answers are half drawn
+DRAWN = ("afterbase.stages.rl", "write_rollouts", 1, "after")  # a round's answers are on disk, its numbers are not
+ANSWERED = ("afterbase.stages.curate", "sync", 1, "after")  # the first lot of candidates is on disk
+LAST_WORD = ("afterbase.stages.run.Run", "finish", 1, "before")  # all is written but done.json
+WEIGHTS = "checkpoints/final/model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Begins a command in a process of its own; `place` is where it dies by its own hand."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["torch._dynamo", "reasoning_gym", "afterbase.cli", *(f"afterbase.stages.{name}" for name in ("pretrain", "sft", "rl", "curate"))]
+    )
+
+    def begin(*arguments, place=None):
+        process = context.Process(target=exec, args=(COMMAND, {"arguments": [str(each) for each in arguments], "place": place}))
+        process.start()
+        return process
+
+    return begin
+
+
+@pytest.fixture
+def killed(start):
+    """Runs a command that dies at a place."""
+
+    def run(*arguments, place):
+        process = start(*arguments, place=place)
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL, f"the command came through {place}"
+
+    return run
+
+
+@pytest.fixture
+def interrupted(start):
+    """Runs a command that is killed from outside as soon as something is seen in its directory."""
+
+    def run(*arguments, when):
+        process = start(*arguments)
+        until = time.monotonic() + 60
+        while not when() and process.is_alive() and time.monotonic() < until:
+            time.sleep(0.0005)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "the command ended before it was seen"
+
+    return run
+
+
+def steps_of(run: Path) -> int:
+    return len(read_metrics(run / "metrics.jsonl"))
+
+
+def same(one: Path, other: Path, *names: str) -> bool:
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in ("done.json", *names))
+
+
+def test_sft(base, recipe, rows, command, killed, interrupted, tmp_path):
+    """Two epochs of four updates, saved after every other one: the second checkpoint is the border between the epochs."""
+    data = rows(*[{"question": f"What is {n} + {n}?", "response": f"<think>Twice {n}.</think> It is {2 * n}."} for n in range(8)])
+    trainer = {"mtp": 0.1, "optim": {"schedule": {"peak": 0.01}}}
+    page = recipe(model=base, data=[{"path": data}], tokens_per_step=60, saving={"every": 2}, trainer=trainer)
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert command("sft", page, "--out", whole)[0] == 0 and steps_of(whole) == 8
+
+    for place, steps in [(SAVING, 2), (LOGGED, 1), (RENAMED, 2), (RENAMED, 4), (LOGGED, 5)]:
+        killed("sft", page, "--out", torn, place=place)
+        assert steps_of(torn) == steps
+    interrupted("sft", page, "--out", torn, when=lambda: list(torn.glob("checkpoints/.000006.tmp-*")))
+    killed("sft", page, "--out", torn, place=LAST_WORD)
+    assert (torn / WEIGHTS).exists() and not (torn / "done.json").exists()
+    assert command("sft", page, "--out", torn)[0] == 0
+    assert same(whole, torn, "metrics.jsonl", WEIGHTS)
+    assert [path.name for path in (torn / "checkpoints").iterdir()] == ["final"]
+
+
+def test_rl(base, recipe, rows, command, killed, interrupted, tmp_path):
+    """Six rounds of two updates on five questions, saved after every other round."""
+    data = rows(*[{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(5)])
+    rewards = {"domains": {"default": [{"kind": "length", "ngram": 1, "tolerance": 0.0}]}}
+    page = recipe(
+        model=base,
+        prompts=[{"kind": "jsonl", "path": data}],
+        rewards=rewards,
+        steps=6,
+        prompts_per_step=4,
+        group=4,
+        minibatches=2,
+        sampling={"max_tokens": 24},
+        objective={"kl": 0.01},
+        trainer={"optim": {"schedule": {"peak": 0.003}}},
+        engine={"rows": 8},
+        saving={"every": 2},
+    )
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert command("rl", page, "--out", whole)[0] == 0 and steps_of(whole) == 6
+    assert all(row["train/gradient/norm"] > 0 for row in read_metrics(whole / "metrics.jsonl"))
+
+    for place, steps in [(DRAWING, 0), (SAVING, 2), (RENAMED, 2), (DRAWN, 2), (LOGGED, 3)]:
+        killed("rl", page, "--out", torn, place=place)
+        assert steps_of(torn) == steps
+    interrupted("rl", page, "--out", torn, when=lambda: steps_of(torn) == 5)
+    killed("rl", page, "--out", torn, place=LAST_WORD)
+    assert command("rl", page, "--out", torn)[0] == 0
+    assert same(whole, torn, "metrics.jsonl", WEIGHTS, *(f"rollouts/{step:06d}.jsonl" for step in range(6)))
+
+
+def test_pretrain(small, recipe, command, killed, interrupted, tmp_path):
+    source = {"generator": "chain_sum", "settings": {"max_terms": 3, "max_digits": 1}}
+    page = recipe(
+        architecture={**small, "vocab_size": 300, "max_position_embeddings": 512},
+        crawl={"sources": [source, {"generator": "facts"}]},
+        tokenizer_documents=30,
+        steps=4,
+        tokens_per_step=300,
+        trainer={"mtp": 0.1},
+        saving={"every": 2},
+    )
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert command("pretrain", page, "--out", whole)[0] == 0
+    killed("pretrain", page, "--out", torn, place=SAVING)
+    interrupted("pretrain", page, "--out", torn, when=lambda: (torn / "checkpoints" / "000002").exists())
+    assert command("pretrain", page, "--out", torn)[0] == 0
+    assert same(whole, torn, "metrics.jsonl", WEIGHTS, "checkpoints/final/tokenizer.json")
+
+
+def test_curate(base, recipe, rows, command, killed, tmp_path):
+    """Three lots of two problems, and a kill that leaves a part of the second lot."""
+    data = rows(*[{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(6)])
+    page = recipe(
+        model=base,
+        prompts=[{"kind": "jsonl", "path": data}],
+        problems=6,
+        candidates=3,
+        at_once=2,
+        rewards={"domains": {"default": [{"kind": "length"}]}},
+        sampling={"max_tokens": 24, "stop": ["e", "1", "2"]},
+        fit={"well_formed": False, "max_mixing": 1.0, "max_repetition": 1.0},
+        engine={"rows": 4},
+    )
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert command("curate", page, "--out", whole)[0] == 0
+    killed("curate", page, "--out", torn, place=ANSWERED)
+    lines = (whole / "candidates.jsonl").read_bytes().splitlines(keepends=True)
+    assert (torn / "candidates.jsonl").read_bytes() == b"".join(lines[:6])
+    (torn / "candidates.jsonl").write_bytes(b"".join(lines[:8]) + lines[8][:30])
+    killed("curate", page, "--out", torn, place=LAST_WORD)
+    assert command("curate", page, "--out", torn)[0] == 0
+    assert same(whole, torn, "candidates.jsonl", "data.jsonl") and len((torn / "data.jsonl").read_bytes()) > 0
