@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,9 @@ def options(
     ] = False,
 ) -> None:
     """Turn a base language model into a reasoning assistant, the DeepSeek-V3/R1 way."""
+    # Threads that wait by spinning make two torch processes, or one and a busy neighbour, many times slower than they need be.
+    # libgomp reads this when torch is imported, which happens inside the commands.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 @app.command()

@@ -80,7 +80,7 @@ def samples_of(advantages: list[float]) -> list[Sample]:
     rows = []
     for number, advantage in enumerate(advantages):
         size = 3 + number
-        rows.append(Sample(tuple(range(9, 11 + size)), (False, False) + (True,) * size, advantage=advantage, old=(-4.0,) * size))
+        rows.append(Sample(tuple(range(9, 11 + size)), (False, False) + (True,) * size, advantage=advantage, old=(-6.0,) * size))
     return rows
 
 
@@ -93,8 +93,8 @@ def test_answers_without_advantage_are_skipped_and_the_gradient_is_the_same(dens
     trainers[0].step = dict  # leaves the gradient where it can be seen
     skipping = part.update([samples[:2], samples[2:]])
     (batch,) = pack(samples, 4096)
-    computing = trainers[1].forward_backward(batch, Grpo(part.config.objective))[1:]
-    assert skipping["train/learned_tokens/count"] == 3 + 4 + 5 + 6 and computing == ()
+    trainers[1].forward_backward(batch, Grpo(part.config.objective))
+    assert skipping["train/learned_tokens/count"] == 3 + 4 + 5 + 6
     for one, other in zip(trainers[0].model.parameters(), trainers[1].model.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-8)
 

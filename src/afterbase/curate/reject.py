@@ -60,5 +60,5 @@ def keep_best(groups: Iterable[list[Candidate]], fit: FilterConfig, keep: KeepCo
 
 
 def _bare(response: str) -> str:
-    """What makes two responses the same: their words, whatever the white space."""
-    return " ".join(response.split())
+    """What makes two responses the same: their signs, whatever the white space between them."""
+    return "".join(response.split())

@@ -14,6 +14,9 @@ from torch.nn import functional as F
 from afterbase.model.rows import Pad, Take
 from afterbase.segments import Segments
 
+CAUSAL = (-1, 0)
+"""A window that reaches back without end and not ahead."""
+
 
 def attend(
     queries: Float[Tensor, "T hq k"], keys: Float[Tensor, "T hk k"], values: Float[Tensor, "T hk v"], segments: Segments, scale: float
@@ -93,5 +96,5 @@ def _varlen(queries: Tensor, keys: Tensor, values: Tensor, segments: Segments, s
     if repeat > 1:
         keys, values = keys.repeat_interleave(repeat, dim=1), values.repeat_interleave(repeat, dim=1)
     scaled = queries * (scale * queries.shape[-1] ** 0.5)  # the kernel divides by sqrt(width) itself
-    out = varlen_attn(scaled, keys, values, segments.starts, segments.starts, segments.longest, segments.longest, is_causal=True)
+    out = varlen_attn(scaled, keys, values, segments.starts, segments.starts, segments.longest, segments.longest, window_size=CAUSAL)
     return out[..., :width]
