@@ -33,7 +33,17 @@ def truncated(logits, temperature, top_p, top_k) -> dict[int, float]:
     return {token: full[token] / total for token in nucleus}
 
 
-SETTINGS = [(1.0, 1.0, 0), (0.6, 1.0, 0), (1.0, 1.0, 2), (1.0, 0.8, 0), (1.7, 0.5, 4), (0.5, 0.97, 3), (1.0, 0.01, 0), (2.0, 0.95, 100)]
+SETTINGS = [
+    (1.0, 1.0, 0),
+    (0.6, 1.0, 0),
+    (1.0, 1.0, 2),
+    (1.0, 0.8, 0),
+    (1.7, 0.5, 4),
+    (0.5, 0.97, 3),
+    (1.0, 0.01, 0),
+    (2.0, 0.95, 100),
+    (1.0, 0.7, 2),
+]
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -96,9 +106,11 @@ def test_the_most_probable_token_is_always_kept(top_p):
     assert found.tokens.item() == 1 and found.sampled_logprobs.item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_equally_probable_tokens_at_the_edge_go_by_their_id():
+@pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 2), (0.5, 0), (0.3, 0)])
+def test_equally_probable_tokens_at_the_edge_go_by_their_id(top_p, top_k):
+    """Of four quarters, two make a half and no more are needed; 0.3 needs two as well."""
     sweep = (torch.arange(30, dtype=torch.float64) + 0.5) / 30
-    assert set(drawn([(1.0, 1.0, 2)] * 30, torch.zeros(30, 5), sweep).tokens.tolist()) == {0, 1}
+    assert set(drawn([(1.0, top_p, top_k)] * 30, torch.zeros(30, 4), sweep).tokens.tolist()) == {0, 1}
 
 
 def streams(seeds, draws) -> torch.Tensor:

@@ -24,6 +24,12 @@ def test_equal_rewards_of_any_size_teach_nothing(reward):
     assert equal.tolist() == [True] and advantages.tolist() == [[0.0] * 7]
 
 
+def test_rewards_that_differ_by_rounding_are_equal():
+    """0.1 + 0.2 is not 0.3 in binary; sums of weighted parts come out like that."""
+    advantages, equal = group_advantages(torch.tensor([[0.1 + 0.2, 0.3, 0.3]], dtype=torch.float64))
+    assert equal.tolist() == [True] and advantages.tolist() == [[0.0] * 3]
+
+
 def test_an_answer_whose_verifier_failed_is_as_if_never_drawn():
     rewards, valid = torch.tensor([[1.0, 0.0, torch.nan, 1.0]]), torch.tensor([[True, True, False, True]])
     masked, _ = group_advantages(rewards, valid)

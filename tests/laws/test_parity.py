@@ -25,14 +25,14 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 1000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }  # fmt: skip
-YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16}
 CASES = {
     "llama": ("llama", {"rope_scaling": LLAMA3}),
     "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 6}),
     "llama linear": ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0}}),
     "qwen2 tied": ("qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("qwen3", {"head_dim": 6}),
-    "qwen3 yarn": ("qwen3", {"head_dim": 8, "rope_scaling": YARN}),
+    "qwen3 yarn": ("qwen3", {"head_dim": 16, "rope_scaling": YARN}),
     "deepseek direct queries": ("deepseek_v3", {**LATENT, "q_lora_rank": None, "n_group": 1, "topk_group": 1, "n_shared_experts": 2}),
     "deepseek groups": ("deepseek_v3", {**LATENT, "q_lora_rank": 12, "n_group": 4, "topk_group": 2, "norm_topk_prob": False}),
     "deepseek yarn": (

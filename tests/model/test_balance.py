@@ -57,7 +57,7 @@ def test_each_bias_moves_by_gamma_towards_balance():
 
 
 def test_the_worst_layer_is_told():
-    metrics = update_bias({router(2): torch.tensor([5, 5]), router(2): torch.tensor([8, 2])}, 0.0)
+    metrics = update_bias({router(2): torch.tensor([5, 5]), router(2): torch.tensor([8, 2]), router(2): torch.tensor([6, 4])}, 0.0)
     assert metrics == {"train/expert_load/max_over_mean": pytest.approx(1.6)}
 
 

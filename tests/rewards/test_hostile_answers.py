@@ -1,7 +1,6 @@
 import asyncio
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -34,10 +33,8 @@ def hasty():
 
 @pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_answer_ends_as_timeout_and_the_next_one_is_judged(hasty, ask, answer):
-    began = time.monotonic()
     score = ask(hasty, f"\\boxed{{{answer}}}", answer="x+1")
     assert score.outcome == "timeout" and score.value == 0.0, score.note
-    assert time.monotonic() - began < 15  # mostly the start of a new process on a busy machine
 
 
 def test_good_answers_are_judged_between_hostile_ones(ask):
@@ -140,6 +137,5 @@ def test_no_part_hangs_or_raises_on_junk(ask, junk):
         LanguageConfig(),
         LengthConfig(),
     ]
-    began = time.monotonic()
     scores = [ask(kind.build(), f"<think>{junk}</think>{junk}", answer="B") for kind in kinds]
-    assert "error" not in {score.outcome for score in scores} and time.monotonic() - began < 5
+    assert "error" not in {score.outcome for score in scores}

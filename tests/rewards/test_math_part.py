@@ -1,5 +1,4 @@
 import asyncio
-import time
 from fractions import Fraction
 
 import pytest
@@ -236,12 +235,11 @@ def test_numbers_are_read_exactly():
     )
 
 
-def test_plain_numbers_start_no_process_and_take_no_time(ask):
+def test_plain_numbers_start_no_process(ask):
     part = MathConfig().build()
-    began = time.perf_counter()
     for i in range(300):
         assert ask(part, f"\\boxed{{{i}}}", answer="7").outcome == ("correct" if i == 7 else "wrong")
-    assert part.pool._threads is None and time.perf_counter() - began < 3
+    assert part.pool._threads is None
 
 
 def test_an_endless_answer_reaches_no_process(ask):

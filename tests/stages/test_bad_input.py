@@ -218,7 +218,7 @@ FULL, FORBIDDEN = (errno.ENOSPC, "the disk is full"), (errno.EACCES, "cannot be 
     ids=["save", "fsync", "write", "rename"],
 )
 def test_a_write_that_fails_loses_nothing(command, refused, page, rows, tmp_path, monkeypatch, owner, name, at, failure):
-    recipe = page("sft", rows(*SUMS), saving={"every": 2})
+    recipe = page("sft", rows(*SUMS), saving={"every": 2}, epochs=4)
     assert command("sft", recipe, "--out", tmp_path / "whole")[0] == 0
     inner, calls = getattr(owner, name), []
 

@@ -56,7 +56,9 @@ def start():
     )
 
     def begin(*arguments, place=None):
-        process = context.Process(target=exec, args=(COMMAND, {"arguments": [str(each) for each in arguments], "place": place}))
+        process = context.Process(
+            target=exec, args=(COMMAND, {"arguments": [str(each) for each in arguments], "place": place}), daemon=True
+        )
         process.start()
         return process
 
@@ -76,17 +78,16 @@ def killed(start):
 
 
 @pytest.fixture
-def interrupted(start):
-    """Runs a command that is killed from outside as soon as something is seen in its directory."""
+def hunted(start):
+    """Kills a command from outside again and again, whenever its log has grown by two lines; whatever the moment then is."""
 
-    def run(*arguments, when):
-        process = start(*arguments)
-        until = time.monotonic() + 60
-        while not when() and process.is_alive() and time.monotonic() < until:
-            time.sleep(0.0005)
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL, "the command ended before it was seen"
+    def run(*arguments, out):
+        for lines in (2, 4, 6):
+            process = start(*arguments, "--out", out)
+            while steps_of(out) < lines and process.is_alive():
+                time.sleep(0.01)
+            process.kill()
+            process.join()
 
     return run
 
@@ -99,26 +100,27 @@ def same(one: Path, other: Path, *names: str) -> bool:
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in ("done.json", *names))
 
 
-def test_sft(base, recipe, rows, command, killed, interrupted, tmp_path):
+def test_sft(base, recipe, rows, command, killed, hunted, tmp_path):
     """Two epochs of four updates, saved after every other one: the second checkpoint is the border between the epochs."""
     data = rows(*[{"question": f"What is {n} + {n}?", "response": f"<think>Twice {n}.</think> It is {2 * n}."} for n in range(8)])
     trainer = {"mtp": 0.1, "optim": {"schedule": {"peak": 0.01}}}
-    page = recipe(model=base, data=[{"path": data}], tokens_per_step=60, saving={"every": 2}, trainer=trainer)
+    page = recipe(model=base, data=[{"path": data}], tokens_per_step=45, saving={"every": 2}, trainer=trainer)
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert command("sft", page, "--out", whole)[0] == 0 and steps_of(whole) == 8
 
-    for place, steps in [(SAVING, 2), (LOGGED, 1), (RENAMED, 2), (RENAMED, 4), (LOGGED, 5)]:
+    for place, steps in [(SAVING, 2), (LOGGED, 1), (RENAMED, 2), (RENAMED, 4), (LOGGED, 5), (SAVING, 6)]:
         killed("sft", page, "--out", torn, place=place)
         assert steps_of(torn) == steps
-    interrupted("sft", page, "--out", torn, when=lambda: list(torn.glob("checkpoints/.000006.tmp-*")))
     killed("sft", page, "--out", torn, place=LAST_WORD)
     assert (torn / WEIGHTS).exists() and not (torn / "done.json").exists()
     assert command("sft", page, "--out", torn)[0] == 0
-    assert same(whole, torn, "metrics.jsonl", WEIGHTS)
+    hunted("sft", page, out=tmp_path / "hunted")
+    assert command("sft", page, "--out", tmp_path / "hunted")[0] == 0
+    assert same(whole, torn, "metrics.jsonl", WEIGHTS) and same(whole, tmp_path / "hunted", "metrics.jsonl", WEIGHTS)
     assert [path.name for path in (torn / "checkpoints").iterdir()] == ["final"]
 
 
-def test_rl(base, recipe, rows, command, killed, interrupted, tmp_path):
+def test_rl(base, recipe, rows, command, killed, hunted, tmp_path):
     """Six rounds of two updates on five questions, saved after every other round."""
     data = rows(*[{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(5)])
     rewards = {"domains": {"default": [{"kind": "length", "ngram": 1, "tolerance": 0.0}]}}
@@ -143,13 +145,15 @@ def test_rl(base, recipe, rows, command, killed, interrupted, tmp_path):
     for place, steps in [(DRAWING, 0), (SAVING, 2), (RENAMED, 2), (DRAWN, 2), (LOGGED, 3)]:
         killed("rl", page, "--out", torn, place=place)
         assert steps_of(torn) == steps
-    interrupted("rl", page, "--out", torn, when=lambda: steps_of(torn) == 5)
     killed("rl", page, "--out", torn, place=LAST_WORD)
     assert command("rl", page, "--out", torn)[0] == 0
-    assert same(whole, torn, "metrics.jsonl", WEIGHTS, *(f"rollouts/{step:06d}.jsonl" for step in range(6)))
+    hunted("rl", page, out=tmp_path / "hunted")
+    assert command("rl", page, "--out", tmp_path / "hunted")[0] == 0
+    for run in (torn, tmp_path / "hunted"):
+        assert same(whole, run, "metrics.jsonl", WEIGHTS, *(f"rollouts/{step:06d}.jsonl" for step in range(6)))
 
 
-def test_pretrain(small, recipe, command, killed, interrupted, tmp_path):
+def test_pretrain(small, recipe, command, killed, tmp_path):
     source = {"generator": "chain_sum", "settings": {"max_terms": 3, "max_digits": 1}}
     page = recipe(
         architecture={**small, "vocab_size": 300, "max_position_embeddings": 512},
@@ -163,7 +167,7 @@ def test_pretrain(small, recipe, command, killed, interrupted, tmp_path):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert command("pretrain", page, "--out", whole)[0] == 0
     killed("pretrain", page, "--out", torn, place=SAVING)
-    interrupted("pretrain", page, "--out", torn, when=lambda: (torn / "checkpoints" / "000002").exists())
+    killed("pretrain", page, "--out", torn, place=RENAMED)
     assert command("pretrain", page, "--out", torn)[0] == 0
     assert same(whole, torn, "metrics.jsonl", WEIGHTS, "checkpoints/final/tokenizer.json")
 

@@ -34,7 +34,6 @@ def shown(tokenizer, capsys):
         ("<think>30 + 12, and then", "\n"),
         ("小明有3个苹果", "小明有3个苹果\n"),
         ("a < b and <th", "a < b and <th\n"),
-        ("Use `<think>` so", "Use `<think>` so\n"),
     ],
 )
 def test_a_hidden_thought_leaves_the_answer_and_a_shown_one_everything(shown, said, hidden):
@@ -45,6 +44,7 @@ def test_a_hidden_thought_leaves_the_answer_and_a_shown_one_everything(shown, sa
 @pytest.mark.parametrize(
     ("said", "seen"),
     [
+        ("Use `<think>` so", "Use `\nUse `<think>` so\n"),
         ("30 + 12 </think> It is 42.", "30 + 12\nIt is 42.\n"),
         ("Well <think>30 + 12</think> It is 42.", "Well\nIt is 42.\n"),
         ("<think>1</think> 2 <think>30 + 12</think> It is 42.", "2\nIt is 42.\n"),
@@ -112,7 +112,10 @@ def test_what_is_said_is_what_the_engine_drew(dense, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(("--top-p", "0"), "--top-p 0 keeps no token at all"), (("--template", "chta"), "template 'chta' is unknown; choose one of chat, r1-zero, plain")],
+    [
+        (("--top-p", "0"), "--top-p 0 keeps no token at all"),
+        (("--template", "chta"), "template 'chta' is unknown; choose one of chat, r1-zero, plain"),
+    ],
 )
 def test_wrong_options_are_told(dense, command, arguments, said):
     code, out, err = command("generate", dense, "Hi", *arguments)
@@ -120,7 +123,6 @@ def test_wrong_options_are_told(dense, command, arguments, said):
 
 
 def test_a_model_without_a_chat_template_generates_and_does_not_chat(dense, tmp_path, command):
-
 
     bare = shutil.copytree(dense, tmp_path / "bare")
     (bare / "chat_template.jinja").unlink()

@@ -61,9 +61,11 @@ def test_decay_is_a_pull_to_zero_per_unit_of_learning_rate(tiny):
 
 
 def test_the_first_step_of_adamw_is_the_learning_rate_in_the_gradients_direction(tiny):
+    """The first of two steps of warm-up to 0.02."""
     model = tiny("qwen2")
     before = model.model.norm.weight.detach().clone()
-    trainer = LocalTrainer(model, TrainerConfig(optim=OptimConfig(schedule=STEADY)), steps=3)
+    schedule = ScheduleConfig(kind="constant", peak=0.02, warmup=2)
+    trainer = LocalTrainer(model, TrainerConfig(optim=OptimConfig(schedule=schedule)), steps=3)
     model.model.norm.weight.grad = torch.tensor([1.0, -2.0] * 8)
     metrics = trainer.step()
     torch.testing.assert_close(model.model.norm.weight - before, torch.tensor([-0.01, 0.01] * 8), atol=1e-6, rtol=1e-4)

@@ -153,8 +153,8 @@ def json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
     for number, line in enumerate(_lines(path)):
         where = f"{path}, line {number + 1}"
         try:
-            text = line.decode("utf-8-sig" if number == 0 else "utf-8")
-            if text.strip():
+            text = line.decode("utf-8-sig" if number == 0 else "utf-8").strip()
+            if text:
                 yield where, number, json.loads(text)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not valid JSON ({error}); each line must be one JSON object") from None

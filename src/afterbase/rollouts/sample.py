@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from afterbase.engine.base import Engine
+from afterbase.errors import EngineError
 from afterbase.records import Completion, Prompt, Rollout, Sampling
 from afterbase.text.chat import prompt_tokens
 from afterbase.text.tokenizer import Tokenizer
@@ -14,7 +15,10 @@ async def sample_group(engine: Engine, tokenizer: Tokenizer, prompt: Prompt, tem
     """n answers to one prompt, as text and as the very tokens that were drawn; the tokenizer's stop ids end them."""
     tokens = prompt_tokens(tokenizer, prompt, template)
     stops = tuple(dict.fromkeys((*sampling.stop_ids, *tokenizer.stop_ids)))
-    completions = await engine.generate(tokens, replace(sampling, stop_ids=stops), n)
+    try:
+        completions = await engine.generate(tokens, replace(sampling, stop_ids=stops), n)
+    except EngineError as error:
+        raise EngineError(f"prompt {prompt.id}: {error}") from None
     return [Rollout(prompt, tuple(tokens), completion, answer_text(tokenizer, completion)) for completion in completions]
 
 

@@ -17,7 +17,7 @@ from afterbase.curate.filter import Candidate, FilterConfig
 from afterbase.curate.reject import KeepConfig, Kept, keep_best
 from afterbase.curate.rewrite import Style, rewritten
 from afterbase.engine.local import EngineConfig, LocalEngine
-from afterbase.errors import DataError
+from afterbase.errors import ConfigError, DataError
 from afterbase.lineage import digest, storing, sync, write_atomic
 from afterbase.prompts.rows import json_rows
 from afterbase.prompts.source import SourceConfig, open_mixture
@@ -78,7 +78,11 @@ class CurateConfig(Config):
 
 def run_curate(config: CurateConfig, run: Run) -> None:
     """Draw what is missing in candidates.jsonl, then select, rewrite, mix and write data.jsonl."""
-    prompts = open_mixture(config.prompts, config.seed).take(config.problems)
+    mixture = open_mixture(config.prompts, config.seed)
+    held = sum(len(source) for source in mixture.sources)
+    if config.problems > held:
+        raise ConfigError(f"problems={config.problems}, but the sources hold only {held}; lower it, for each is answered once")
+    prompts = mixture.take(config.problems)
     by_id = _by_id(prompts)
     path = run.directory / "candidates.jsonl"
     done = _whole_chunks(path, config)

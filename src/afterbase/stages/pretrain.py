@@ -54,7 +54,7 @@ def run_pretrain(config: PretrainConfig, run: Run) -> None:
     """Train from the first step, or from the latest checkpoint, to the last."""
     architecture = ModelConfig.from_hf(config.architecture, "architecture")
     crawl = Crawl(config.crawl, config.seed)
-    session = Session.start(run, _fresh(config, architecture, crawl), config.trainer, config.saving, config.steps)
+    session = Session.start(run, lambda: _fresh(config, architecture, crawl), config.trainer, config.saving, config.steps)
     reader = Reader(config, crawl, session.tokenizer, session.context, session.cursor or 0)
     objective = Likelihood()
     with run.progress(config.steps, "pretrain", session.step) as progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,14 @@ class Session:
     def start(
         cls,
         run: Run,
-        source: Path | tuple[Transformer, Tokenizer],
+        source: Path | Callable[[], tuple[Transformer, Tokenizer]],
         trainer: TrainerConfig,
         saving: SavingConfig,
         steps: int,
         updates: int = 1,
         temperature: float = 1.0,
     ) -> Session:
-        """Begin from a checkpoint directory or a fresh model, or go on from the run's own latest checkpoint.
+        """Begin from a checkpoint directory or a model made fresh, or go on from the run's own latest checkpoint.
 
         A run that was killed between its final checkpoint and its last word has no steps left, and only says that word.
         """
@@ -59,7 +59,7 @@ class Session:
             source = final
         elif latest is not None:
             source = latest[1]
-        model, tokenizer = load_pair(source) if isinstance(source, Path) else source
+        model, tokenizer = load_pair(source) if isinstance(source, Path) else source()
         session = cls(run, tokenizer, LocalTrainer(model, trainer, steps * updates, temperature), checkpoints, None, updates)
         if final.exists():
             session.trainer.done = session.trainer.steps

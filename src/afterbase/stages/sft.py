@@ -51,7 +51,7 @@ def run_sft(config: SftConfig, run: Run) -> None:
     model, tokenizer = load_pair(config.model)
     samples, dropped = _samples(config, tokenizer, model.config.max_position_embeddings)
     plan = plan_steps([len(sample.tokens) for sample in samples], config.epochs, config.tokens_per_step, config.seed)
-    session = Session.start(run, (model, tokenizer), config.trainer, config.saving, len(plan))
+    session = Session.start(run, lambda: (model, tokenizer), config.trainer, config.saving, len(plan))
     objective = Likelihood()
     with run.progress(len(plan), "sft", session.step) as progress:
         for step in range(session.step, len(plan)):

@@ -144,5 +144,5 @@ class Printer:
 
 def _begun(text: str) -> int:
     """How many last characters may be the beginning of a tag, which is not printed before it is known."""
-    longest = max(map(len, TAGS)) - 1
-    return next((size for size in range(min(longest, len(text)), 0, -1) if any(tag.startswith(text[-size:]) for tag in TAGS)), 0)
+    begun = (size for tag in TAGS for size in range(min(len(tag) - 1, len(text)), 0, -1) if tag.startswith(text[-size:]))
+    return max(begun, default=0)

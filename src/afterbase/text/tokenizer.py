@@ -23,8 +23,9 @@ FILL_BEGIN, FILL_HOLE, FILL_END = "<｜fim▁begin｜>", "<｜fim▁hole｜>", "
 SPECIAL = (BOS, EOS, PAD, USER, ASSISTANT, FILL_BEGIN, FILL_HOLE, FILL_END)
 """The special tokens of the house, in id order."""
 
-# Words take one sign before them ("\frac", " the"); digits stand alone, so that place value is visible; line ends stay with signs.
-WORDS = r"'(?i:[sdmt]|ll|re|ve)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Words take one sign before them ("\frac", " the"); digits stand alone, so that place value is visible, but the first may take the space
+# before it, which tells a sum's " - 4" from the number " -4"; line ends stay with signs.
+WORDS = r"'(?i:[sdmt]|ll|re|ve)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+| ?\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 """One token each, and never hidden by `decode`: rewards and readers need to see them."""
