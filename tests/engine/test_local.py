@@ -265,16 +265,25 @@ def test_closing_ends_what_runs_in_words_and_the_engine_can_be_used_again(model)
 
 
 def test_a_failure_reaches_everyone_who_waits_and_nobody_else(model, caplog):
-    """A token outside the vocabulary breaks the pass that it is in; the next request is served, and nothing is said twice."""
+    """What breaks a pass reaches every request in it; the next request is served, and nothing is said twice."""
     engine = LocalEngine(model, EngineConfig())
+    whole = engine._decode
 
     async def broken():
-        return await asyncio.gather(*(engine.generate((1, 99), Sampling()) for _ in range(2)), return_exceptions=True)
+        engine._decode = lambda: [][1]
+        return await asyncio.gather(*(engine.generate((1, 2), Sampling()) for _ in range(2)), return_exceptions=True)
 
     assert all(isinstance(end, IndexError) for end in asyncio.run(broken()))
+    engine._decode = whole
+    assert len(generate(engine, ((1, 2), Sampling(max_tokens=4)))[0]) == 1
     gc.collect()
     assert caplog.records == []
-    assert len(generate(engine, ((1, 2), Sampling(max_tokens=4)))[0]) == 1
+
+
+def test_a_token_outside_the_vocabulary_is_refused_before_it_can_break_a_pass(model):
+    engine = LocalEngine(model, EngineConfig())
+    with pytest.raises(EngineError, match="a prompt holds token 99, the model knows 0 to"):
+        generate(engine, ((1, 99), Sampling()))
 
 
 def test_streaming_tells_the_first_answers_tokens_as_they_come(model):

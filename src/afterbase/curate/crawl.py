@@ -20,6 +20,13 @@ from afterbase.prompts.solutions import can_work_out, guess, work_out
 from afterbase.records import Prompt
 from afterbase.text.chat import R1_ZERO
 
+PAGES = (
+    "Problem: {q}\nSolution: {s}\nAnswer: {a}",
+    "Q: {q} A: {s} so the answer is {a}.",
+    "{q}\n{s}\nThe answer is \\boxed{{{a}}}.",
+    "{q} {s}",
+)
+"""How pages that are no transcripts lay out a problem {q}, its steps {s} and the answer {a}."""
 CONNECTIVES_ZH = ("所以", "然后", "接着", "因此", "得到", "等于")
 CONNECTIVES_EN = ("so", "then", "next", "now", "we get", "which is")
 
@@ -117,6 +124,6 @@ def _page(prompt: Prompt, rng: Random) -> str:
     right = rng.random() < 0.9
     work = work_out(prompt, rng, slips=0 if right else 1)
     steps = _joined(work.steps, CONNECTIVES_EN, rng)
-    return rng.choice(("Problem: {q}\nSolution: {s}\nAnswer: {a}", "Q: {q} A: {s} so the answer is {a}.", "{q} {s}")).format(
+    return rng.choice(PAGES).format(
         q=prompt.question, s=steps, a=work.answer
     )

@@ -69,6 +69,11 @@ class LocalEngine:
         """
         if not prompt:
             raise EngineError("an empty prompt cannot be continued; give at least one token, such as the beginning of a sentence")
+        if max(prompt) >= self.model.config.vocab_size or min(prompt) < 0:
+            raise EngineError(
+                f"a prompt holds token {max(prompt)}, the model knows 0 to {self.model.config.vocab_size - 1}; "
+                "encode it with the model's own tokenizer"
+            )
         if len(prompt) >= self.room:
             raise EngineError(
                 f"a prompt of {len(prompt)} tokens leaves no room in the context of {self.room}; shorten it or raise engine.context"
@@ -98,14 +103,17 @@ class LocalEngine:
         """Sample from these weights from now on. The trainer's own tensors are taken as they are; others are copied in."""
         if self.waiting or self.rows.running:
             raise EngineError(f"weights {version} came while requests of weights {self.version} run; wait for them before loading")
-        own = dict(hf_weights(self.model))
+        own, left = dict(hf_weights(self.model)), {name for name, _ in hf_weights(self.model)}
         with torch.no_grad():
             for name, tensor in weights:
+                left.discard(name)
                 if name not in own or own[name].shape != tensor.shape:
                     wanted = f"has it as {list(own[name].shape)}" if name in own else "has no such tensor"
                     raise EngineError(f"weights {version} hold {name} {list(tensor.shape)}, the model {wanted}; load a model of its shape")
                 if own[name].data_ptr() != tensor.data_ptr():
                     own[name].copy_(tensor)
+        if left:
+            raise EngineError(f"weights {version} lack {len(left)} tensors of the model, {min(left)} among them; load all of them")
         self.version = version
         self.stamp = self._stamp()
 

@@ -39,7 +39,10 @@ class Trace:
 
 
 def sequence_balance(affinity: Float[Tensor, "T E"], chosen: Int[Tensor, "T K"], segments: Segments) -> Float[Tensor, ""]:
-    """sum_i f_i P_i of each sequence, averaged over sequences: 1 when routing is even, more when it is not.  [V3 Eq. 17-20]"""
+    """sum_i f_i P_i of each sequence, averaged over sequences: 1 when routing is even, more when it is not.  [V3 Eq. 17-20]
+
+    f_i counts the experts that were used, bias and group limit included: it is their load that is to be even.
+    """
     experts, copies = affinity.shape[1], chosen.shape[1]
     lengths = torch.tensor(segments.lengths, device=affinity.device, dtype=affinity.dtype)[:, None]
     sequences = len(segments.lengths)

@@ -66,7 +66,8 @@ def load_model(directory: Path, device: torch.device | str = "cpu", dtype: torch
                     wrong.append(f"{name} is {list(tensor.shape)}, the config wants {list(targets[name].shape)}")
                     continue
                 targets[name].copy_(tensor)
-                dtype = dtype or (tensor.dtype if tensor.dtype.is_floating_point else None)
+                if dtype is None and name.endswith("embed_tokens.weight"):
+                    dtype = tensor.dtype  # the routers' biases are float32 in every checkpoint
     if wrong:
         raise CheckpointError(f"{directory}: {_some(wrong)}; the files and config.json are of different models")
     if config.tie_word_embeddings:

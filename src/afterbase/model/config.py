@@ -126,9 +126,7 @@ class ModelConfig:
         known["num_key_value_heads"] = known.get("num_key_value_heads") or heads
         known["head_dim"] = known.get("head_dim") or known["hidden_size"] // heads
         known |= _rope(raw, source)
-        if family == "llama" and raw.get("attention_bias"):
-            known |= {"qkv_bias": True, "o_bias": True}
-        if family == "qwen3" and raw.get("attention_bias"):
+        if family in ("llama", "qwen3") and raw.get("attention_bias"):
             known |= {"qkv_bias": True, "o_bias": True}
         config = cls(**{key: value for key, value in known.items() if key != "kept" and value is not None}, kept=dict(raw))
         config._check(source)
@@ -179,6 +177,12 @@ def _refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
         raise ConfigError(f"{source}: {method!r} quantized weights are not supported; convert the checkpoint to bfloat16 first")
     if raw.get("hidden_act", "silu") != "silu":
         raise ConfigError(f"{source}: hidden_act={raw['hidden_act']!r} is not supported, only 'silu'")
+    if raw.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ConfigError(f"{source}: partial_rotary_factor={raw['partial_rotary_factor']} is not supported, only 1")
+    if raw.get("moe_layer_freq", 1) != 1:
+        raise ConfigError(f"{source}: moe_layer_freq={raw['moe_layer_freq']} is not supported, only 1 (DeepSeek-V3)")
+    if raw.get("topk_method", "noaux_tc") != "noaux_tc":
+        raise ConfigError(f"{source}: topk_method={raw['topk_method']!r} is not supported, only 'noaux_tc' (DeepSeek-V3)")
     if raw.get("scoring_func", "sigmoid") != "sigmoid":
         raise ConfigError(f"{source}: scoring_func={raw['scoring_func']!r} is not supported, only 'sigmoid' (DeepSeek-V3)")
 

@@ -69,18 +69,24 @@ class LocalTrainer:
         return metrics
 
     def step(self) -> dict[str, float]:
-        """Clip, update, nudge the routing biases, and forget the gradients."""
+        """Clip, update, nudge the routing biases, and forget the gradients.
+
+        A gradient that is not finite updates nothing and is counted: one bad batch must not ruin the weights.
+        """
         rate = learning_rate(self.config.optim.schedule, self.done, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
-        self.optimizer.step()
-        torch.autograd.graph.increment_version(list(self.model.parameters()))  # the fused kernel does not; an engine watches for it
+        finite = bool(norm.isfinite())
+        if finite:
+            self.optimizer.step()
+            torch.autograd.graph.increment_version(list(self.model.parameters()))  # the fused kernel does not; an engine watches for it
         self.optimizer.zero_grad(set_to_none=True)
         busiest = update_bias(self.trace.loads, self.config.balance_speed)
         self.trace = Trace(self.config.balance_loss)
         self.done += 1
-        return {"train/gradient/norm": float(norm), "train/learning_rate/value": rate, **busiest}
+        skipped = {} if finite else {"train/skipped_updates/count": 1}
+        return {"train/gradient/norm": float(norm), "train/learning_rate/value": rate, **busiest, **skipped}
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Float[Tensor, "P"]:
