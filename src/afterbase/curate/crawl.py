@@ -124,6 +124,4 @@ def _page(prompt: Prompt, rng: Random) -> str:
     right = rng.random() < 0.9
     work = work_out(prompt, rng, slips=0 if right else 1)
     steps = _joined(work.steps, CONNECTIVES_EN, rng)
-    return rng.choice(PAGES).format(
-        q=prompt.question, s=steps, a=work.answer
-    )
+    return rng.choice(PAGES).format(q=prompt.question, s=steps, a=work.answer)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from afterbase.config import Config
 from afterbase.engine.rows import Group, Rows
+from afterbase.engine.runner import FusedRunner, PlainRunner
 from afterbase.errors import EngineError
 from afterbase.model.cache import Cache
 from afterbase.model.checkpoint import hf_weights
@@ -54,6 +55,9 @@ class LocalEngine:
         # A CPU reads a float32 memory as fast as a bfloat16 one; on a GPU half the memory is half the time.
         halved = config.precision == "bfloat16" and self.device.type != "cpu"
         self.dtype = torch.bfloat16 if halved else model.lm_head.weight.dtype
+        fused = FusedRunner.fits(model) and model.lm_head.weight.dtype == torch.float32
+        halves = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        self.runner = FusedRunner(model, halves) if fused else PlainRunner(model)
         self.rows = Rows(config.rows, self.room, self.device, decode)
         self.waiting: deque[Group] = deque()
         self.cache: Cache | None = None
@@ -115,6 +119,7 @@ class LocalEngine:
         if left:
             raise EngineError(f"weights {version} lack {len(left)} tensors of the model, {min(left)} among them; load all of them")
         self.version = version
+        self.runner.refresh()
         self.stamp = self._stamp()
 
     async def close(self) -> None:
@@ -194,8 +199,7 @@ class LocalEngine:
         """The logits of every running row's next token [running, V]."""
         tokens, lengths, longest = self.rows.last()
         segments = Segments.decoding(lengths)
-        hidden = self.model(tokens, segments, cache=self.cache.decoding(segments, longest))
-        return self.model.logits(hidden)
+        return self.runner.decode(tokens, segments, self.cache.decoding(segments, longest))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")

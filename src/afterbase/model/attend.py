@@ -44,13 +44,13 @@ def attend_memory(
     rows, heads, length = keys.shape[0], keys.shape[1], keys.shape[2]
     with torch.autocast(queries.device.type, enabled=False):
         grouped = queries.to(keys.dtype).reshape(rows * heads, -1, queries.shape[-1])
-        scores = torch.bmm(grouped, _matrices(keys).transpose(1, 2)).float() * scale
+        scores = torch.bmm(grouped, matrices(keys).transpose(1, 2)).float() * scale
         scores = scores.unflatten(0, (rows, heads)).masked_fill_(~seen, -torch.inf)
         weights = scores.softmax(-1).to(values.dtype).view(rows * heads, -1, length)
-        return torch.bmm(weights, _matrices(values)).view(rows, queries.shape[1], -1)
+        return torch.bmm(weights, matrices(values)).view(rows, queries.shape[1], -1)
 
 
-def _matrices(memory: Float[Tensor, "n h L width"]) -> Float[Tensor, "nh L width"]:
+def matrices(memory: Float[Tensor, "n h L width"]) -> Float[Tensor, "nh L width"]:
     """One matrix per row and head, as a view: `flatten` would copy the whole memory, whose rows are longer than L."""
     rows, heads, length, width = memory.shape
     assert memory.stride(0) == heads * memory.stride(1), "a cache row's heads lie one after the other"
