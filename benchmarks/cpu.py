@@ -2,9 +2,10 @@
 
     make bench                      (or: python benchmarks/cpu.py --rounds 3)
 
-The work: a 3.3M-parameter Qwen2 with random weights; 64 prompts x 8 answers x exactly 64 new tokens at temperature 1; for GRPO one
-update on them with the same plain reward and no reference model. Each side runs in a process of its own, in float32 and in bfloat16
-(autocast), the sides taking turns; the first timing of a process warms up and is not counted. Each side is credited with its faster
+The work: a 3.3M-parameter Qwen2 and the 1.2M-parameter DeepSeek-V3 of the quickstart, random weights; 64 prompts x 8 answers x
+exactly 64 new tokens at temperature 1; for GRPO one update on them with the same plain reward and no reference model. Each side runs
+in a process of its own, in float32 and in bfloat16 (the peer's generation with bfloat16 weights, everything else by autocast), the
+sides taking turns; the first timing of a process warms up and is not counted. Each side is credited with its faster
 precision. Writes benchmarks/results/<hardware>.json and prints the ratios with their range over the rounds.
 """
 
@@ -24,9 +25,18 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 WORK = {"prompts": 64, "group": 8, "new_tokens": 64}
-SHAPE = {
-    "model_type": "qwen2", "vocab_size": 512, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024, "tie_word_embeddings": True,
+SHAPES = {
+    "qwen2": {
+        "model_type": "qwen2", "vocab_size": 512, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024, "tie_word_embeddings": True,
+    },
+    "deepseek_v3": {  # the quickstart's, without its MTP module, which neither side uses here
+        "model_type": "deepseek_v3", "vocab_size": 640, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 256, "q_lora_rank": None, "kv_lora_rank": 32,
+        "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 32, "n_routed_experts": 8, "num_experts_per_tok": 2,
+        "n_shared_experts": 1, "moe_intermediate_size": 96, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+        "num_nextn_predict_layers": 0, "initializer_range": 0.06,
+    },
 }  # fmt: skip
 SIDES = {"generate": ("transformers", "afterbase"), "grpo": ("trl", "afterbase")}
 
@@ -36,14 +46,18 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3, help="turns of each side")
     options.add_argument("--threads", type=int, default=os.cpu_count())
     options.add_argument("--out", type=Path, help="result file")
+    options.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
     chosen = options.parse_args()
+    timings: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as directory:
-        checkpoint = Path(directory, "model")
-        make_checkpoint(checkpoint)
-        timings = measure(checkpoint, chosen.rounds, chosen.threads)
+        for name in chosen.models:
+            make_checkpoint(Path(directory, name), SHAPES[name])
+        for turn in range(chosen.rounds):
+            for name in chosen.models:
+                measure(Path(directory, name), f"turn {turn + 1}/{chosen.rounds}", chosen.threads, timings)
     result = {
         "hardware": hardware(), "threads": chosen.threads, "date": date.today().isoformat(), "versions": versions(),
-        "work": WORK, "shape": SHAPE, "command": "python " + " ".join(sys.argv), "seconds": timings, "summary": summary(timings),
+        "work": WORK, "shapes": SHAPES, "command": "python " + " ".join(sys.argv), "seconds": timings, "summary": summary(timings),
     }  # fmt: skip
     path = chosen.out or HERE / "results" / f"{hardware().replace(' ', '-').replace('/', '-')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,29 +67,27 @@ def main() -> None:
     print(f"written to {path}")
 
 
-def measure(checkpoint: Path, rounds: int, threads: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds of one piece of work, by task and by side with precision, in turns."""
-    timings: dict[str, dict[str, list[float]]] = {}
-    for turn in range(rounds):
-        for task, sides in SIDES.items():
-            for side in sides:
-                for precision in ("float32", "bfloat16"):
-                    command = [sys.executable, str(HERE / f"cpu_{side}.py"), task, str(checkpoint), precision, str(threads)]
-                    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-                    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-                    if done.returncode:
-                        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-                    seconds = json.loads(done.stdout.strip().splitlines()[-1])
-                    timings.setdefault(task, {}).setdefault(f"{side} {precision}", []).extend(seconds)
-                    print(f"turn {turn + 1}/{rounds}  {task:8s} {side:12s} {precision}  {statistics.median(seconds):.2f} s", flush=True)
-    return timings
+def measure(checkpoint: Path, turn: str, threads: int, timings: dict[str, dict[str, list[float]]]) -> None:
+    """Add the seconds of one piece of work, by model and task and by side with precision."""
+    for task, sides in SIDES.items():
+        for side in sides:
+            for precision in ("float32", "bfloat16"):
+                command = [sys.executable, str(HERE / f"cpu_{side}.py"), task, str(checkpoint), precision, str(threads)]
+                environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+                done = subprocess.run(command, capture_output=True, text=True, env=environment)
+                if done.returncode:
+                    sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+                seconds = json.loads(done.stdout.strip().splitlines()[-1])
+                timings.setdefault(f"{checkpoint.name} {task}", {}).setdefault(f"{side} {precision}", []).extend(seconds)
+                print(f"{turn}  {checkpoint.name:12s} {task:8s} {side:12s} {precision}  {statistics.median(seconds):.2f} s", flush=True)
 
 
 def summary(timings: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, object]]:
     """For each task the faster precision of each side, and how many times faster afterbase is (median; worst and best pairing)."""
     tokens = WORK["prompts"] * WORK["group"] * WORK["new_tokens"]
     found = {}
-    for task, (peer, ours) in SIDES.items():
+    for task in timings:
+        peer, ours = SIDES[task.split()[1]]
         best = {side: min((x for x in timings[task].items() if x[0].startswith(side)), key=lambda x: statistics.median(x[1]))
                 for side in (peer, ours)}  # fmt: skip
         (peer_name, theirs), (our_name, mine) = best[peer], best[ours]
@@ -90,7 +102,7 @@ def summary(timings: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, o
     return found
 
 
-def make_checkpoint(directory: Path) -> None:
+def make_checkpoint(directory: Path, shape: dict) -> None:
     """The same random weights and tokenizer for every side, in Hugging Face format."""
     from afterbase.model.checkpoint import save_model
     from afterbase.model.config import ModelConfig
@@ -100,8 +112,8 @@ def make_checkpoint(directory: Path) -> None:
 
     directory.mkdir(parents=True)
     texts = [f"What is {a} + {b}? {a + b}" for a in range(60) for b in range(30)]
-    tokenizer = train_bpe(iter(texts), SHAPE["vocab_size"], list(SPECIAL), HOUSE_TEMPLATE)
-    save_model(Transformer(ModelConfig.from_hf({**SHAPE, "eos_token_id": tokenizer.eos_id})).initialize(0), directory)
+    tokenizer = train_bpe(iter(texts), shape["vocab_size"], list(SPECIAL), HOUSE_TEMPLATE)
+    save_model(Transformer(ModelConfig.from_hf({**shape, "eos_token_id": tokenizer.eos_id})).initialize(0), directory)
     tokenizer.save(directory)
 
 

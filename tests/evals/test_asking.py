@@ -111,9 +111,9 @@ def test_a_result_survives_its_record(engine_of, sums):
 
 def test_templates_that_ask_differently_have_different_hashes(tokenizer, sums):
     plain = sums(1)
-    marks = [protocol_of(plain.through(template), tokenizer, 0).template_hash for template in ("plain", "r1-zero", "chat")]
+    marks = [protocol_of(plain.through(template), tokenizer, 0, 8).template_hash for template in ("plain", "r1-zero", "chat")]
     assert len(set(marks)) == 3
-    assert marks[0] == protocol_of(sums(3, name="other"), tokenizer, 5).template_hash
+    assert marks[0] == protocol_of(sums(3, name="other"), tokenizer, 5, 8).template_hash
 
 
 def test_another_template_brings_its_own_format(engine_of, sums):

@@ -32,11 +32,11 @@ def by_equations(model, samples, total) -> torch.Tensor:
                 halves = (rms(embedding[tokens[i + depth]], module.enorm), rms(hidden[i], module.hnorm))
                 joined.append(module.eh_proj.weight @ torch.cat(halves))
             segments = Segments.of([places])
-            hidden = [rms(row, module.norm) for row in module.block(torch.stack(joined), segments, model.rotary(segments.positions))]
+            hidden = list(module.block(torch.stack(joined), segments, model.rotary(segments.positions)))  # h^k, not normalized
             for i in range(places - 1):  # P^k_{i+k+1} = OutHead(h^k_i)
                 target = i + depth + 1
                 if sample.learn[target]:
-                    log_p = (model.lm_head.weight @ hidden[i]).log_softmax(0)[tokens[target]]
+                    log_p = (model.lm_head.weight @ rms(hidden[i], module.norm)).log_softmax(0)[tokens[target]]
                     losses.append(-log_p * sample.weight / total / len(model.mtp))
     return LAMBDA * torch.stack(losses).sum()
 

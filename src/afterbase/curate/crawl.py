@@ -27,6 +27,8 @@ PAGES = (
     "{q} {s}",
 )
 """How pages that are no transcripts lay out a problem {q}, its steps {s} and the answer {a}."""
+RIGHT = 0.95
+"""Share of worked solutions on such pages that are right; transcripts have rates of their own."""
 CONNECTIVES_ZH = ("所以", "然后", "接着", "因此", "得到", "等于")
 CONNECTIVES_EN = ("so", "then", "next", "now", "we get", "which is")
 
@@ -121,7 +123,7 @@ def _page(prompt: Prompt, rng: Random) -> str:
     """A page that is no transcript: a textbook's solution, a forum post, or a line of small talk."""
     if not can_work_out(prompt.extra["generator"]):
         return f"{prompt.question} {prompt.answer}"
-    right = rng.random() < 0.9
+    right = rng.random() < RIGHT
     work = work_out(prompt, rng, slips=0 if right else 1)
     steps = _joined(work.steps, CONNECTIVES_EN, rng)
     return rng.choice(PAGES).format(q=prompt.question, s=steps, a=work.answer)

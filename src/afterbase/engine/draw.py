@@ -77,7 +77,7 @@ def draw(logits: Float[Tensor, "n V"], knobs: Knobs, uniform: Float[Tensor, "n"]
     probabilities = full.exp()
     if knobs.truncating:
         probabilities = probabilities * _kept(probabilities, knobs)
-    cumulative = probabilities.cumsum(-1)
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)  # a float32 scan is not monotone on a GPU
     total = cumulative[:, -1:]
     # Rounding may lift the threshold onto the total, past every token: step back below it.
     threshold = torch.minimum((uniform[:, None] * total).to(total.dtype), torch.nextafter(total, torch.zeros_like(total)))

@@ -1,5 +1,7 @@
 """An engine in this process, sampling from the very tensors that the trainer updates.
 
+(On a CPU, dense models decode from fused copies of them, which `load` refreshes: see runner.py.)
+
 Requests join and leave at every step (continuous batching). The running ones are always the first rows of the cache, so that a
 decoding step reads views, never copies; a row that ends gives its place to the last one.
 """
@@ -28,6 +30,10 @@ from afterbase.segments import Segments
 
 BURST = 16
 """Decoding steps between two looks at the queue and at other tasks."""
+
+
+ROOM_STEP = 64
+"""The cache grows by this many tokens."""
 
 
 class EngineConfig(Config):
@@ -152,8 +158,7 @@ class LocalEngine:
         """
         if self._stamp() != self.stamp:
             raise EngineError(f"the weights changed after version {self.version} was loaded; call load() after every update")
-        if self.cache is None:
-            self.cache = Cache(self.model.config, self.config.rows, self.room, self.dtype, self.device)
+        self._make_room()
         admitted = self._admit()
         with self._autocast():
             if admitted:
@@ -168,6 +173,24 @@ class LocalEngine:
         for target, source, length in self.rows.advance(logits, self.version):
             self.cache.move(source, target, length)
         return self.rows.running < running
+
+    def _make_room(self) -> None:
+        """A cache as long as the longest request needs, and no longer: a context of 100,000 tokens is seldom used."""
+        asked = max((len(group.prompt) + group.sampling.max_tokens for group in self.waiting), default=0)
+        needed = min(self.room, -(-asked // ROOM_STEP) * ROOM_STEP)
+        if self.cache is not None and needed <= self.cache.room:
+            return
+        try:
+            cache = Cache(self.model.config, self.config.rows, needed, self.dtype, self.device)
+        except RuntimeError as error:  # torch's out-of-memory errors, on either kind of device
+            raise EngineError(
+                f"a cache of {self.config.rows} requests x {needed} tokens does not fit into memory ({str(error).splitlines()[0]}); "
+                "lower engine.rows, or the length of prompts and answers"
+            ) from None
+        if self.cache is not None:
+            cache.take(self.cache)
+        self.cache = cache
+        self.rows.grow(needed)
 
     def _admit(self) -> list[Group]:
         """The waiting groups that fit into the free rows and one forward pass, in order of arrival."""

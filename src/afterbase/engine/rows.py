@@ -58,10 +58,18 @@ class Rows:
         self.top_p = torch.ones(rows, device=device)
         self.temperature = torch.ones(rows, device=device)
         self.stop_ids = torch.full((rows, 1), -1, **integer)
-        self.tokens = torch.zeros(rows, room, **integer)
-        self.logprobs = torch.zeros(rows, room, device=device)
-        self.sampled = torch.zeros(rows, room, device=device)
+        self.tokens = torch.zeros(rows, 0, **integer)
+        self.logprobs = torch.zeros(rows, 0, device=device)
+        self.sampled = torch.zeros(rows, 0, device=device)
         self.knobs: Knobs | None = None
+
+    def grow(self, room: int) -> None:
+        """Room for that many drawn tokens in every row."""
+        for name in ("tokens", "logprobs", "sampled"):
+            old = getattr(self, name)
+            new = old.new_zeros(len(old), room)
+            new[:, : old.shape[1]] = old
+            setattr(self, name, new)
 
     def place(self, groups: list[Group]) -> list[int]:
         """Give every sample of the groups a row after the running ones; returns each group's first row."""

@@ -14,11 +14,10 @@ from afterbase.rewards.base import Reward
 from afterbase.rewards.language import mixing
 from afterbase.rollouts.sample import sample_group
 from afterbase.text.chat import prompt_tokens
-from afterbase.text.think import opens, split
+from afterbase.text.think import split
 from afterbase.text.tokenizer import Tokenizer
 
 PROBE = Prompt("probe", (Message("user", "What is 2 + 2?"),))
-PROMPT_END = 16  # tokens in which a prompt that has opened the thought for the model says so
 SEED_STRIDE = 1_000_003  # a prime: keeps the questions of neighbouring seeds on different random streams
 
 
@@ -33,12 +32,14 @@ async def evaluate(
     on_progress: Callable[[Row], None] = lambda row: None,
     keep: Callable[[list[Row]], None] = lambda rows: None,
     done: Sequence[Row] = (),
+    room: int | None = None,
 ) -> Result:
     """Ask every question that `done` does not answer yet, judge each answer as it arrives, and count them all.
 
     Questions go to the engine `benchmark.together` at a time, and `keep` gets such a wave, in order, when it is complete. A resumed
     evaluation starts with a whole wave, so the engine batches, and thereby rounds, exactly as in a run that was never stopped.
-    `on_progress` gets each row as soon as it is judged.
+    `on_progress` gets each row as soon as it is judged. `room` is the engine's context in tokens: where it leaves less than the length
+    cap behind the longest question, what it leaves is recorded as the cap.
     """
     questions = benchmark.questions()
     rows = list(done)
@@ -53,14 +54,22 @@ async def evaluate(
         finished = await asyncio.gather(*(answered(at) for at in wave))
         keep(finished)
         rows += finished
-    return count(model, benchmark.name, protocol_of(benchmark, tokenizer, seed), rows)
+    return count(model, benchmark.name, protocol_of(benchmark, tokenizer, seed, _cap(benchmark, tokenizer, questions, room)), rows)
 
 
-def protocol_of(benchmark: Benchmark, tokenizer: Tokenizer, seed: int) -> Protocol:
-    """How the benchmark is asked, for the record."""
+def _cap(benchmark: Benchmark, tokenizer: Tokenizer, questions: Sequence[Prompt], room: int | None) -> int:
+    """The length that every answer could have: `max_tokens`, or what the model's context leaves behind the longest question."""
+    if room is None:
+        return benchmark.sampling.max_tokens
+    longest = max(len(prompt_tokens(tokenizer, prompt, benchmark.template)) for prompt in questions)
+    return max(1, min(benchmark.sampling.max_tokens, room - longest))
+
+
+def protocol_of(benchmark: Benchmark, tokenizer: Tokenizer, seed: int, cap: int) -> Protocol:
+    """How the benchmark is asked, for the record; `cap` is the length in tokens that every answer could have."""
     draw = benchmark.sampling
     asked = fingerprint(template_text(tokenizer, benchmark.template))
-    return Protocol(benchmark.template, asked[:12], benchmark.samples, seed, draw.temperature, draw.top_p, draw.max_tokens)
+    return Protocol(benchmark.template, asked[:12], benchmark.samples, seed, draw.temperature, draw.top_p, cap)
 
 
 def template_text(tokenizer: Tokenizer, template: str) -> str:
@@ -80,7 +89,6 @@ async def _judged(judge: Reward, tokenizer: Tokenizer, rollout: Rollout) -> Answ
     failed = rollout.completion.finish == "failed"
     score = Score(0.0, {}, "error", "the engine failed") if failed else await judge(rollout)
     form = score.parts.get("format")
-    opened = opens(tokenizer.decode(rollout.prompt_tokens[-PROMPT_END:], skip_special=False))
     return Answer(
         text=rollout.text,
         tokens=len(rollout.completion.tokens),
@@ -89,6 +97,6 @@ async def _judged(judge: Reward, tokenizer: Tokenizer, rollout: Rollout) -> Answ
         value=score.value,
         parts=dict(score.parts),
         mixing=mixing(rollout.text),
-        well_formed=split(rollout.text, opened).well_formed if form is None else form >= 1.0,
+        well_formed=split(rollout.text).well_formed if form is None else form >= 1.0,
         note=score.note,
     )

@@ -46,6 +46,12 @@ class Cache:
             for memory in layer:
                 memory[targets, :, :length] = memory[source, :, :length]
 
+    def take(self, other: Cache) -> None:
+        """Everything that a shorter cache of as many rows remembers."""
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            for memory, shorter in zip(mine, theirs, strict=True):
+                memory[:, :, : other.room] = shorter
+
     def move(self, sources: Int[Tensor, "M"], targets: Int[Tensor, "M"], length: int) -> None:
         """Move rows down into freed places, so that the running rows stay the first ones."""
         for layer in self.layers:

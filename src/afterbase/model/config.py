@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from afterbase.config import nearest
 from afterbase.errors import ConfigError
 
 FAMILIES = ("llama", "qwen2", "qwen3", "deepseek_v3")
@@ -132,9 +133,18 @@ class ModelConfig:
         config._check(source)
         return config
 
+    @classmethod
+    def from_recipe(cls, raw: Mapping[str, Any], source: str = "architecture") -> ModelConfig:
+        """The configuration in a recipe's table, where a key that nothing reads is a mistake; a config.json may hold any."""
+        known = {*cls.__dataclass_fields__, *_READ_TOO} - {"kept", "qkv_bias", "o_bias", "qk_norm"}
+        for key in raw:
+            if key not in known:
+                raise ConfigError(f"{source}: unknown key {key!r}{nearest(key, sorted(known))}")
+        return cls.from_hf(raw, source)
+
     def to_hf(self) -> dict[str, Any]:
         """The Hugging Face table, with the keys that serving engines need and transformers leaves out."""
-        table = dict(self.kept)
+        table = {**self.kept, **{name: getattr(self, name) for name in (*_SHARED_FIELDS, *_FIELDS_OF[self.model_type])}}
         if self.model_type == "deepseek_v3":
             table |= {"topk_method": "noaux_tc", "scoring_func": "sigmoid", "architectures": ["DeepseekV3ForCausalLM"]}
         else:
@@ -160,6 +170,24 @@ class ModelConfig:
                 f"topk_group={self.topk_group} of n_group={self.n_group} groups; lower it or allow more groups"
             )
 
+
+_SHARED_FIELDS = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+    "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "initializer_range",
+)  # fmt: skip
+_FIELDS_OF = {
+    "llama": ("head_dim",),
+    "qwen2": (),
+    "qwen3": ("head_dim",),
+    "deepseek_v3": (
+        "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "n_routed_experts", "n_shared_experts",
+        "num_experts_per_tok", "moe_intermediate_size", "first_k_dense_replace", "n_group", "topk_group", "norm_topk_prob",
+        "routed_scaling_factor", "num_nextn_predict_layers", "rope_interleave",
+    ),
+}  # fmt: skip
+"""What other readers would fill with defaults of their own if a config left it out, so saving always writes it."""
+
+_READ_TOO = ("model_type", "rope_parameters", "attention_bias", "hidden_act", "torch_dtype", "eos_token_id", "bos_token_id", "pad_token_id")
 
 _REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 _REQUIRED_MLA = (

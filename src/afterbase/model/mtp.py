@@ -38,6 +38,9 @@ class MTP(nn.Module):
         rotation: Rotation,
         trace: Trace | None = None,
     ) -> Float[Tensor, "T d"]:
-        """h^k, to be multiplied by the shared head.  `ahead` holds Emb(t_{i+k}); rows past a sequence's end are never read."""
+        """h^k, which the next depth reads as it is, and the head through `norm`.  `ahead` holds Emb(t_{i+k}).
+
+        Rows past a sequence's end are never read.
+        """
         joined = self.eh_proj(torch.cat((self.enorm(ahead), self.hnorm(hidden)), dim=-1))  # h'^k [V3 Eq. 21]
-        return self.norm(self.block(joined, segments, rotation, None, trace))  # [V3 Eq. 22]
+        return self.block(joined, segments, rotation, None, trace)  # [V3 Eq. 22]

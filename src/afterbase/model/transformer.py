@@ -56,13 +56,13 @@ class Transformer(nn.Module):
     def look_ahead(
         self, hidden: Float[Tensor, "T d"], tokens: Int[Tensor, "T"], segments: Segments, trace: Trace | None = None
     ) -> list[Float[Tensor, "T d"]]:
-        """Each MTP module's hidden states: entry k-1, row i predicts token i+k+1 of the same sequence.  [V3 Eq. 21-23]"""
+        """Each MTP module's states, ready for the head: entry k-1, row i predicts token i+k+1 of its sequence.  [V3 Eq. 21-23]"""
         rotation = self.rotary(segments.positions)
         states = []
         for depth, module in enumerate(self.mtp, start=1):
             ahead = self.model.embed_tokens(shifted(tokens, segments, depth))
             hidden = module(hidden, ahead, segments, rotation, trace)
-            states.append(hidden)
+            states.append(module.norm(hidden))
         return states
 
     @torch.no_grad()

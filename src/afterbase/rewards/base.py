@@ -83,7 +83,7 @@ class Judge:
         route = self.route(rollout.prompt.domain)
         if rollout.completion.finish == "failed":
             return Score(0.0, {}, "error", "the engine failed, there is nothing to judge")
-        if self.opened:
+        if self.opened and not rollout.text.startswith(OPEN):
             rollout = replace(rollout, text=OPEN + rollout.text)
         scores = await asyncio.gather(*(_judge(weighted.part, rollout) for weighted in route))
         verdict = scores[route.index(self.verdict(rollout.prompt.domain))]

@@ -8,18 +8,26 @@ from afterbase.engine.base import Engine
 from afterbase.errors import EngineError
 from afterbase.records import Completion, Prompt, Rollout, Sampling
 from afterbase.text.chat import prompt_tokens
+from afterbase.text.think import OPEN, opens
 from afterbase.text.tokenizer import Tokenizer
+
+PROMPT_END = 16
+"""Tokens in which a prompt that has opened the thought for the model says so."""
 
 
 async def sample_group(engine: Engine, tokenizer: Tokenizer, prompt: Prompt, template: str, sampling: Sampling, n: int) -> list[Rollout]:
-    """n answers to one prompt, as text and as the very tokens that were drawn; the tokenizer's stop ids end them."""
+    """n answers to one prompt, as text and as the very tokens that were drawn; the tokenizer's stop ids end them.
+
+    Where the template has opened the thought, the text begins with the tag all the same: whoever reads it sees one form only.
+    """
     tokens = prompt_tokens(tokenizer, prompt, template)
     stops = tuple(dict.fromkeys((*sampling.stop_ids, *tokenizer.stop_ids)))
     try:
         completions = await engine.generate(tokens, replace(sampling, stop_ids=stops), n)
     except EngineError as error:
         raise EngineError(f"prompt {prompt.id}: {error}") from None
-    return [Rollout(prompt, tuple(tokens), completion, answer_text(tokenizer, completion)) for completion in completions]
+    opened = OPEN if opens(tokenizer.decode(tokens[-PROMPT_END:], skip_special=False)) else ""
+    return [Rollout(prompt, tuple(tokens), completion, opened + answer_text(tokenizer, completion)) for completion in completions]
 
 
 def answer_text(tokenizer: Tokenizer, completion: Completion) -> str:

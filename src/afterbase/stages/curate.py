@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,6 +94,7 @@ def run_curate(config: CurateConfig, run: Run) -> None:
         candidate = Candidate(**{name: row[name] for name in Candidate.__dataclass_fields__})
         groups.setdefault(candidate.prompt, []).append(candidate)
     kept = keep_best(groups.values(), config.fit, config.keep)
+    kept = replace(kept, candidates=kept.candidates[: config.limit])
     rows = _rows(config, kept, by_id)
     write_atomic(run.directory / "data.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     run.finish(_summary(groups, kept, rows))
@@ -166,7 +168,7 @@ def _rows(config: CurateConfig, kept: Kept, prompts: dict[str, Prompt]) -> list[
     model = digest(config.model)
     rows = [
         _row(config.system, prompts[each.prompt], rewritten(each.response, config.rewrite), {"model": model, "tokens": each.tokens})
-        for each in kept.candidates[: config.limit]
+        for each in kept.candidates
     ]
     if config.others_count:
         others = open_mixture(config.others, config.seed).take(config.others_count)

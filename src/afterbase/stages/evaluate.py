@@ -115,6 +115,7 @@ async def _evaluate_model(
             judge = build(benchmark.rewards)
             keep = partial(transcripts.keep, name, benchmark.name)
             options = {"model": name, "seed": config.seed, "on_progress": on_progress, "keep": keep, "done": done[name, benchmark.name]}
+            options["room"] = engine.room
             try:
                 results.append(await evaluate(engine, tokenizer, benchmark, judge, **options))
             finally:
@@ -135,7 +136,7 @@ def _opened(directory: Path, config: EvaluateConfig) -> tuple[Tokenizer, LocalEn
 def _inputs(config: EvaluateConfig) -> dict[str, Path]:
     """The checkpoints, and the files that the questions come from."""
     sources = [source for benchmark in config.benchmarks for source in benchmark.sources() if isinstance(source, FileSettings)]
-    files = {f"questions {source.path.name}": source.path for source in sources}
+    files = {f"questions {number}": source.path for number, source in enumerate(sources)}
     return {**{f"checkpoint {name}": path for name, path in config.checkpoints.items()}, **files}
 
 

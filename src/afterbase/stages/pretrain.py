@@ -17,6 +17,7 @@ from afterbase.model.config import ModelConfig
 from afterbase.model.transformer import Transformer
 from afterbase.objective.likelihood import Likelihood
 from afterbase.records import Sample
+from afterbase.stages.graph import count_parameters
 from afterbase.stages.run import Run, StageKind
 from afterbase.stages.session import Session, learn
 from afterbase.text.chat import HOUSE_TEMPLATE
@@ -52,7 +53,7 @@ class PretrainConfig(Config):
 
 def run_pretrain(config: PretrainConfig, run: Run) -> None:
     """Train from the first step, or from the latest checkpoint, to the last."""
-    architecture = ModelConfig.from_hf(config.architecture, "architecture")
+    architecture = ModelConfig.from_recipe(config.architecture)
     crawl = Crawl(config.crawl, config.seed)
     session = Session.start(run, lambda: _fresh(config, architecture, crawl), config.trainer, config.saving, config.steps)
     reader = Reader(config, crawl, session.tokenizer, session.context, session.cursor or 0)
@@ -106,11 +107,7 @@ def _fresh(config: PretrainConfig, architecture: ModelConfig, crawl: Crawl) -> t
 
 
 def _size(config: PretrainConfig) -> dict[str, int]:
-    import torch
-
-    with torch.device("meta"):
-        model = Transformer(ModelConfig.from_hf(config.architecture, "architecture"))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = count_parameters(ModelConfig.from_recipe(config.architecture).kept)
     return {"parameters": parameters, "steps": config.steps, "tokens per step": config.tokens_per_step}
 
 

@@ -19,6 +19,7 @@ from afterbase.evals.result import Result, Row
 from afterbase.evals.transcripts import read_rows
 from afterbase.evals.verdict import Comparison, comparisons
 from afterbase.lineage import write_atomic
+from afterbase.stages.apart import meetings
 from afterbase.stages.run import Run, StageKind
 from afterbase.track import read_metrics
 
@@ -44,6 +45,9 @@ class ReportConfig(Config):
     """The checkpoint that the pipeline is for; the last one when absent."""
     held_out: str = ""
     """How the held-out problems are disjoint from all training text, beyond what their sources say of themselves."""
+    training: dict[str, Path] = Field(default_factory=dict)
+    """Every stage that trains or makes training data, label = its config.json: their sources are checked against what is asked, and
+    `held_out` is printed only when the two are disjoint."""
     notes: list[str] = Field(default_factory=list)
     """Further paragraphs for the reader."""
     onward: list[str] = Field(default_factory=list)
@@ -139,7 +143,13 @@ class _Found:
 def _held_out_section(config: ReportConfig, found: _Found) -> list[str]:
     """How the questions are kept apart from the training text."""
     listed = "\n".join(f"- {tables.escape(source)}" for source in found.sources)
-    said = [text for text in (config.held_out, listed) if text]
+    asked = [_recipe(path if path.is_dir() else path.parent) for path in config.results]
+    trained = {label: _recipe(path if path.is_dir() else path.parent) for label, path in config.training.items()}
+    if met := meetings(trained, asked):
+        shared = "\n".join(f"- {tables.escape(sentence)}" for sentence in met)
+        return ["## Held-out problems and training text", "**They are NOT disjoint; the accuracies above are no held-out ones.**", shared]
+    checked = f"Checked in the recipes of {tables.escape(', '.join(trained))}." if trained else ""
+    said = [text for text in (" ".join(filter(None, (config.held_out, checked))), listed) if text]
     return ["## Held-out problems and training text", *said] if said else []
 
 
@@ -154,11 +164,14 @@ def _seconds(directory: Path) -> float | None:
 
 def _settings(directory: Path) -> str:
     """The stage's recipe from its config.json, one `key = value` a line as overrides are written."""
+    return "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in _flat(_recipe(directory)))
+
+
+def _recipe(directory: Path) -> dict[str, Any]:
     try:
-        recipe = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        return json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"no recipe at {directory / 'config.json'} ({error}); give the directory of a stage that has run") from None
-    return "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in _flat(recipe))
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

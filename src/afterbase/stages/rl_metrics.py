@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 from afterbase.errors import AfterbaseError
 from afterbase.records import Rollout
+
+NO_NAME = r"[/\s]"
+"""What a domain may hold and a metric's name may not."""
 
 
 def rollout_metrics(groups: Sequence[Sequence[Rollout]], max_errors: float) -> dict[str, float]:
@@ -24,7 +28,7 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]], max_errors: float) -> d
     metrics |= {f"outcome/{outcome}/count": outcomes[outcome] for outcome in ("correct", "wrong", "no_answer", "timeout", "error")}
     for domain in sorted({rollout.prompt.domain for rollout in rollouts}):
         judged = [rollout for rollout in rollouts if rollout.prompt.domain == domain and rollout.score.outcome != "error"]
-        metrics |= _numbers(f"domain_{domain}", judged)
+        metrics |= _numbers(f"domain_{re.sub(NO_NAME, '_', domain)}", judged)
     return metrics
 
 

@@ -12,10 +12,11 @@ from pydantic import Field
 from afterbase.config import Config
 from afterbase.curate.dataset import ConversationFile, read_conversations
 from afterbase.errors import DataError
+from afterbase.model.checkpoint import load_config
 from afterbase.objective.likelihood import Likelihood
 from afterbase.records import Sample
 from afterbase.stages.run import Run, StageKind
-from afterbase.stages.session import Session, learn, load_pair
+from afterbase.stages.session import Session, learn
 from afterbase.text.chat import sft_sample
 from afterbase.text.tokenizer import Tokenizer
 from afterbase.train.packing import pack
@@ -48,10 +49,9 @@ class SftConfig(Config):
 
 def run_sft(config: SftConfig, run: Run) -> None:
     """Train from the first step, or from the latest checkpoint, to the last."""
-    model, tokenizer = load_pair(config.model)
-    samples, dropped = _samples(config, tokenizer, model.config.max_position_embeddings)
+    samples, dropped = _samples(config, Tokenizer.load(config.model), load_config(config.model).max_position_embeddings)
     plan = plan_steps([len(sample.tokens) for sample in samples], config.epochs, config.tokens_per_step, config.seed)
-    session = Session.start(run, lambda: (model, tokenizer), config.trainer, config.saving, len(plan))
+    session = Session.start(run, config.model, config.trainer, config.saving, len(plan))
     objective = Likelihood()
     with run.progress(len(plan), "sft", session.step) as progress:
         for step in range(session.step, len(plan)):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from afterbase.engine.local import EngineConfig, LocalEngine
 from afterbase.errors import AfterbaseError, ConfigError
+from afterbase.evals.tables import CONTROLS
 from afterbase.records import Message, Prompt, Sampling
 from afterbase.stages.session import load_pair
 from afterbase.text.chat import prompt_tokens
@@ -121,12 +122,12 @@ class Printer:
 
     def push(self, token: int) -> None:
         """One more token."""
-        self.text += self.decoder.push(token)
+        self.text += CONTROLS.sub("", self.decoder.push(token))
         self._print()
 
     def finish(self) -> None:
         """The rest, and the end of the line."""
-        self.text += self.decoder.finish()
+        self.text += CONTROLS.sub("", self.decoder.finish())
         self._print(last=True)
         print(flush=True)
 

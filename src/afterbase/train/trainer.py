@@ -82,7 +82,7 @@ class LocalTrainer:
             self.optimizer.step()
             torch.autograd.graph.increment_version(list(self.model.parameters()))  # the fused kernel does not; an engine watches for it
         self.optimizer.zero_grad(set_to_none=True)
-        busiest = update_bias(self.trace.loads, self.config.balance_speed)
+        busiest = update_bias(self.trace.loads, self.config.balance_speed) if finite else {}
         self.trace = Trace(self.config.balance_loss)
         self.done += 1
         skipped = {} if finite else {"train/skipped_updates/count": 1}
