@@ -17,7 +17,9 @@ SMALL = [
     "base.architecture.moe_intermediate_size=32",
     "shared.rl.prompts_per_step=4", "shared.rl.sampling.max_tokens=40", "zero.steps=2", "reasoning.steps=2", "final.steps=2",
     "cold-data.problems=64", "cold-data.fit.well_formed=false", "cold-data.limit=16", "cold.epochs=1",
-    "data.problems=64", "data.others_count=8", "data.fit.well_formed=false",
+    # So small a model seldom writes a box: the rejection sampling takes the last number that it names.
+    'data.rewards.domains.math=[{kind = "math", fallback = "last_number"}]', "data.fit.max_repetition=1.0", "data.fit.max_mixing=1.0",
+    "data.problems=128", "data.others_count=8", "data.fit.well_formed=false",
     "evaluation.benchmarks.0.limit=12", "evaluation.benchmarks.1.limit=6",
 ]  # fmt: skip
 

@@ -121,9 +121,9 @@ def test_boxed_takes_anything(text):
 @pytest.mark.parametrize("piece", [r"\boxed{", "\\", "<think>", "</think>", "```", "`", "<answer>", r"\boxed ", "{"])
 def test_a_degenerate_completion_is_read_in_no_time(piece):
     text = piece * (200_000 // len(piece))
-    assert split(text).thought is not None or split(text).answer == text.strip()  # were it quadratic, this would take minutes
+    found = split(text), split(text, opened=True)  # were it quadratic, this would take minutes
+    assert all(part in text for response in found for part in (response.answer, response.thought or ""))
     assert boxed(text) is None or boxed(text) in text
-    assert len(split(text, opened=True).answer) <= len(text)
 
 
 def test_a_reader_sees_the_thought_only_when_asked():

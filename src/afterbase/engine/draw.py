@@ -83,7 +83,7 @@ def draw(logits: Float[Tensor, "n V"], knobs: Knobs, uniform: Float[Tensor, "n"]
     threshold = torch.minimum((uniform[:, None] * total).to(total.dtype), torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
     logprobs = full.gather(1, tokens[:, None]).squeeze(1)
-    sampled = logprobs - total.squeeze(1).log() if knobs.truncating else logprobs
+    sampled = logprobs - total.squeeze(1).log().to(logprobs.dtype) if knobs.truncating else logprobs
     if knobs.greedy:
         best = logits.argmax(-1)
         cold = knobs.temperature == 0

@@ -190,7 +190,6 @@ class LocalEngine:
         if self.cache is not None:
             cache.take(self.cache)
         self.cache = cache
-        self.rows.grow(needed)
 
     def _admit(self) -> list[Group]:
         """The waiting groups that fit into the free rows and one forward pass, in order of arrival."""

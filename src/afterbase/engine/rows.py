@@ -63,8 +63,10 @@ class Rows:
         self.sampled = torch.zeros(rows, 0, device=device)
         self.knobs: Knobs | None = None
 
-    def grow(self, room: int) -> None:
+    def _grow(self, room: int) -> None:
         """Room for that many drawn tokens in every row."""
+        if room <= self.tokens.shape[1]:
+            return
         for name in ("tokens", "logprobs", "sampled"):
             old = getattr(self, name)
             new = old.new_zeros(len(old), room)
@@ -78,12 +80,14 @@ class Rows:
         for group in groups:
             sampling, first = group.sampling, len(self.owners)
             firsts.append(first)
+            limit = max(1, min(sampling.max_tokens, self.room - len(group.prompt)))
+            self._grow(limit)
             self.owners += [(group, sample) for sample in group.samples]
             part = slice(first, len(self.owners))
             self.keys[part] = torch.tensor([row_key(sampling.seed, sample) for sample in group.samples], device=self.device)
             self.lengths[part] = len(group.prompt)
             self.counts[part] = 0
-            self.limits[part] = max(1, min(sampling.max_tokens, self.room - len(group.prompt)))
+            self.limits[part] = limit
             self.top_k[part], self.top_p[part], self.temperature[part] = sampling.top_k, sampling.top_p, sampling.temperature
             self._widen(len(sampling.stop_ids))
             self.stop_ids[part] = -1

@@ -143,7 +143,7 @@ class _Found:
 def _held_out_section(config: ReportConfig, found: _Found) -> list[str]:
     """How the questions are kept apart from the training text."""
     listed = "\n".join(f"- {tables.escape(source)}" for source in found.sources)
-    asked = [_recipe(path if path.is_dir() else path.parent) for path in config.results]
+    asked = [_recipe(path if path.is_dir() else path.parent) for path in config.results if config.training]
     trained = {label: _recipe(path if path.is_dir() else path.parent) for label, path in config.training.items()}
     if met := meetings(trained, asked):
         shared = "\n".join(f"- {tables.escape(sentence)}" for sentence in met)
