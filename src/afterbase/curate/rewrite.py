@@ -14,4 +14,6 @@ def rewritten(response: str, style: Style) -> str:
     """A verified response as it shall be learned; "keep" only trims it."""
     if style == "keep":
         return response.strip()
-    return f"<think>\n{split(response).thought or ''}\n</think>\nThe answer is \\boxed{{{final_answer(response, 'whole')}}}."
+    thought = split(response).thought or ""
+    inner = f"\n{thought}\n" if "\n" in thought else f" {thought} "  # a line stays in its line, as in the transcripts it was learned from
+    return f"<think>{inner}</think>\nThe answer is \\boxed{{{final_answer(response, 'whole')}}}."
