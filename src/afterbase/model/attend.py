@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from afterbase.model.rows import Pad, Take
 from afterbase.segments import Segments
 
+SHORT = 256
+"""Tokens up to which a CPU attends by plain matrix products."""
 CAUSAL = (-1, 0)
 """A window that reaches back without end and not ahead."""
 
@@ -78,11 +80,27 @@ def _padded(queries: Tensor, keys: Tensor, values: Tensor, segments: Segments, s
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """[S h L width] causal attention; a value head narrower than its key is padded, as the fused kernels need one width."""
+    if q.shape[2] <= SHORT and q.device.type == "cpu":
+        return _short(q, k, v, scale)
     width = v.shape[-1]
     if width < q.shape[-1]:
         v = F.pad(v, (0, q.shape[-1] - width))
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     return out[..., :width]
+
+
+def _short(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Short sequences on a CPU as plain matrix products: there the fused kernel's backward pass is several times slower."""
+    sequences, kv_heads, length = k.shape[:3]
+    repeat = q.shape[1] // kv_heads
+    rows = q.reshape(sequences * kv_heads, repeat * length, -1)  # the heads that share a key are one matrix
+    keys, values = k.reshape(sequences * kv_heads, length, -1), v.reshape(sequences * kv_heads, length, -1)
+    ahead = torch.ones(length, length, dtype=torch.bool).triu(1).repeat(repeat, 1)
+    hidden = torch.zeros(ahead.shape, dtype=rows.dtype).masked_fill_(ahead, -torch.inf)
+    with torch.autocast("cpu", enabled=False):
+        scores = torch.baddbmm(hidden, rows, keys.transpose(1, 2), alpha=scale)
+        mixed = torch.bmm(scores.softmax(-1), values)
+    return mixed.view(sequences, q.shape[1], length, -1)
 
 
 def _varlen(queries: Tensor, keys: Tensor, values: Tensor, segments: Segments, scale: float) -> Tensor:
