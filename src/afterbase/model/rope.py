@@ -14,6 +14,36 @@ from torch import Tensor
 from afterbase.model.config import ModelConfig
 
 
+class Rotate(torch.autograd.Function):
+    """(a cos - b sin, b cos + a sin), whose gradient is the rotation back."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        first: Float[Tensor, "T h half"],
+        second: Float[Tensor, "T h half"],
+        cos: Float[Tensor, "T 1 half"],
+        sin: Float[Tensor, "T 1 half"],
+    ) -> Float[Tensor, "T h rope"]:
+        """Both halves rotated, laid side by side."""
+        ctx.save_for_backward(cos, sin)
+        return _turned(first, second, cos, sin, -1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """The halves of the gradient, rotated by the opposite angle."""
+        cos, sin = ctx.saved_tensors
+        return *_turned(*gradient.chunk(2, dim=-1), cos, sin, 1).chunk(2, dim=-1), None, None
+
+
+def _turned(first: Tensor, second: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    half = first.shape[-1]
+    turned = first.new_empty(*first.shape[:-1], 2 * half)
+    torch.mul(first, cos, out=turned[..., :half]).addcmul_(second, sin, value=sign)
+    torch.mul(second, cos, out=turned[..., half:]).addcmul_(first, sin, value=-sign)
+    return turned
+
+
 @dataclass(frozen=True, slots=True)
 class Rotation:
     """The angles of each token of a stream, computed once and shared by all layers."""
@@ -27,11 +57,8 @@ class Rotation:
 
     def __call__(self, heads: Float[Tensor, "T h rope"]) -> Float[Tensor, "T h rope"]:
         """Each head rotated by its token's angles, in float32; interleaved pairs come out as halves, queries and keys alike."""
-        if self.interleaved:
-            first, second = heads[..., 0::2], heads[..., 1::2]
-        else:
-            first, second = heads.chunk(2, dim=-1)
-        return torch.cat((first * self.cos - second * self.sin, second * self.cos + first * self.sin), dim=-1)
+        first, second = (heads[..., 0::2], heads[..., 1::2]) if self.interleaved else heads.chunk(2, dim=-1)
+        return Rotate.apply(first.float(), second.float(), self.cos, self.sin)
 
 
 class Rotary:
