@@ -91,7 +91,7 @@ def test_curate_keeps_what_a_taught_model_solves(command, model, recipe, rows, q
     code, _, _ = command("curate", page, f"model={model}", f"prompts.0.path={questions('train')}", *small, "--out", out)
     kept = [json.loads(line)["messages"] for line in (out / "data.jsonl").read_text().splitlines()]
     assert code == 0 and [[message["content"] for message in row] for row in kept] == [
-        [each.question, f"<think>\nSo.\n</think>\nThe answer is \\boxed{{{each.answer}}}."] for each in problems
+        [each.question, f"<think> So. </think>\nThe answer is \\boxed{{{each.answer}}}."] for each in problems
     ]
     assert json.loads((out / "done.json").read_text())["pass_rate"] > 0.5
 

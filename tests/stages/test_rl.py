@@ -96,7 +96,7 @@ def test_answers_without_advantage_are_skipped_and_the_gradient_is_the_same(dens
     trainers[1].forward_backward(batch, Grpo(part.config.objective))
     assert skipping["train/learned_tokens/count"] == 3 + 4 + 5 + 6
     for one, other in zip(trainers[0].model.parameters(), trainers[1].model.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-7)
 
 
 @pytest.fixture
