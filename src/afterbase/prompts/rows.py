@@ -188,7 +188,7 @@ def _prompt(settings: FileSettings, name: str, where: str, number: int, row: Any
         raise DataError(f"{where}: a row is {type(row).__name__}; it must be an object with named columns")
     columns = settings.columns
     messages = _messages(row, columns, where)
-    _check_text(messages, where)
+    _check_text("".join(message.content for message in messages), where)
     taken = {columns.messages or columns.question, columns.domain, columns.id} | (set() if settings.answer_pattern else {columns.answer})
     return Prompt(
         id=_plain(row, columns.id, where) or f"{name}-{number}",
@@ -232,6 +232,8 @@ def _answer(settings: FileSettings, row: dict[str, Any], where: str) -> str | No
 def _plain(row: dict[str, Any], column: str, where: str) -> str | None:
     """A column that holds a string or a number, as text."""
     value = row.get(column)
+    if isinstance(value, str):
+        _check_text(value, where)
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int | float):
@@ -239,9 +241,9 @@ def _plain(row: dict[str, Any], column: str, where: str) -> str | None:
     raise DataError(f"{where}: {_came(row, column)}, which is neither a text nor a number; correct the row or name another column")
 
 
-def _check_text(messages: tuple[Message, ...], where: str) -> None:
+def _check_text(text: str, where: str) -> None:
     try:
-        "".join(message.content for message in messages).encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"{where}: the text holds half a character ({error.reason}); it must be valid Unicode") from None
 

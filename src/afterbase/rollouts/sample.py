@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from afterbase.engine.base import Engine
-from afterbase.errors import EngineError
+from afterbase.errors import DataError, EngineError
 from afterbase.records import Completion, Prompt, Rollout, Sampling
 from afterbase.text.chat import prompt_tokens
 from afterbase.text.think import OPEN, opens
@@ -28,6 +29,18 @@ async def sample_group(engine: Engine, tokenizer: Tokenizer, prompt: Prompt, tem
         raise EngineError(f"prompt {prompt.id}: {error}") from None
     opened = OPEN if opens(tokenizer.decode(tokens[-PROMPT_END:], skip_special=False)) else ""
     return [Rollout(prompt, tuple(tokens), completion, opened + answer_text(tokenizer, completion)) for completion in completions]
+
+
+def check_fit(prompts: Iterable[Prompt], tokenizer: Tokenizer, template: str, room: int) -> None:
+    """DataError when prompts leave no room for an answer: told before the first step, not at the one that draws them."""
+    lengths = ((prompt.id, len(prompt_tokens(tokenizer, prompt, template))) for prompt in prompts)
+    long = [(name, length) for name, length in lengths if length >= room]
+    if long:
+        name, length = long[0]
+        others = f", and so do {len(long) - 1} more" if len(long) > 1 else ""
+        raise DataError(
+            f"prompt {name}: a prompt of {length} tokens leaves no room in the context of {room}{others}; shorten it, or leave it out"
+        )
 
 
 def answer_text(tokenizer: Tokenizer, completion: Completion) -> str:

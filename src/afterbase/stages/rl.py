@@ -17,10 +17,10 @@ from afterbase.engine.local import EngineConfig, LocalEngine
 from afterbase.model.checkpoint import load_model
 from afterbase.objective.advantage import group_advantages
 from afterbase.objective.grpo import Grpo, GrpoConfig
-from afterbase.prompts.source import Mixture, SourceConfig, open_mixture
+from afterbase.prompts.source import Mixture, RowSource, SourceConfig, open_mixture
 from afterbase.records import Prompt, Rollout, Sample, Sampling
 from afterbase.rewards.base import Judge, RewardsConfig, build
-from afterbase.rollouts.sample import sample_group
+from afterbase.rollouts.sample import check_fit, sample_group
 from afterbase.rollouts.store import write_rollouts
 from afterbase.stages.rl_metrics import rollout_metrics
 from afterbase.stages.run import Run, StageKind
@@ -126,6 +126,9 @@ class Loop:
             prompts.restore(session.cursor)
         engine = LocalEngine(session.model, config.engine, session.tokenizer.decode)
         engine.version = session.trainer.done
+        for source in prompts.sources:
+            if isinstance(source, RowSource):  # generated prompts are without end, and short
+                check_fit(source.prompts, session.tokenizer, config.template, engine.room)
         return cls(config, session, prompts, build(config.rewards), engine, _reference(config))
 
     async def run(self) -> None:
