@@ -20,7 +20,5 @@ def test_prompts_that_leave_room_for_one_token_fit():
 
 
 def test_the_first_prompt_that_does_not_fit_is_named_and_the_others_counted():
-    with pytest.raises(
-        DataError, match="^prompt row-1: a prompt of 10 tokens leaves no room in the context of 10, and so do 1 more; shorten"
-    ):
+    with pytest.raises(DataError, match=r"prompt row-1: a prompt of 10 tokens leaves .* of 10, and so do 1 more; shorten"):
         check_fit(asked(9, 10, 3, 50), LETTERS, "plain", room=10)
