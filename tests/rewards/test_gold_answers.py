@@ -9,8 +9,9 @@ import pytest
 
 from afterbase.records import Message, Prompt
 from afterbase.rewards.base import RewardsConfig, build, check_gold
-from afterbase.rewards.extract import last_box, tidy
+from afterbase.rewards.extract import tidy
 from afterbase.rewards.math import MathConfig
+from afterbase.text.think import boxed
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "math"
 
@@ -46,7 +47,7 @@ def test_the_solutions_of_math500_are_judged_like_their_gold_answers():
     part = MathConfig(workers=1).build()
 
     async def scenario() -> list[tuple[str, str]]:
-        pairs = [(row["answer"], last_box(row["solution"]) or "", row["problem"]) for row in rows("math500.jsonl.xz")]
+        pairs = [(row["answer"], boxed(row["solution"]) or "", row["problem"]) for row in rows("math500.jsonl.xz")]
         wrong = [(gold, box) for gold, box, question in pairs if (await part.compare(gold, box, question)).outcome != "correct"]
         await part.close()
         return wrong

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from afterbase.text.think import split
+from afterbase.text.think import boxed, split
 
 Fallback = Literal["none", "last_number", "last_line", "whole"]
 
-_BRACES = re.compile(r"\\(?:boxed\s*\{|fbox\s*\{|.)|[{}]", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.])[-−]?[$]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
 _LEAD = re.compile(r"^(?:#+\s*|\**(?:the\s+)?(?:final\s+)?answer\s*(?:is\b|:)[\s:*]*|答案(?:是|为|：|:)\s*)", re.IGNORECASE)
 
@@ -29,24 +28,10 @@ def final_answer(text: str, fallback: Fallback = "none") -> str | None:
     and the reward easier to earn without the asked-for form, so the default is none.
     """
     response = split(text)
-    claim = last_box(response.answer)
+    claim = boxed(response.answer)
     if claim is None:
         claim = response.answer if response.tagged else _fall_back(response.answer, fallback)
     return claim.strip() or None if claim else None
-
-
-def last_box(text: str) -> str | None:
-    r"""The content of the \boxed{} that closes last, so the outer one of two nested boxes: "6, \boxed{5}" claims both numbers."""
-    open_braces: list[int | None] = []
-    found = None
-    for mark in _BRACES.finditer(text):
-        token = mark.group()
-        if token.endswith("{") and token != r"\{":
-            open_braces.append(mark.end() if len(token) > 1 else None)
-        elif token == "}" and open_braces:
-            begin = open_braces.pop()
-            found = (begin, mark.start()) if begin is not None else found
-    return text[found[0] : found[1]].strip() if found else None
 
 
 def tidy(answer: str) -> str:

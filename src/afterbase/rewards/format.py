@@ -7,7 +7,7 @@ from typing import Literal
 
 from afterbase.config import Config
 from afterbase.records import Rollout, Score
-from afterbase.rewards.extract import last_box
+from afterbase.text.think import boxed as box_in
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _ZERO = re.compile(r"\s*<think>(?P<thought>.*)</think>\s*<answer>(?P<answer>.*)</answer>\s*", re.DOTALL)
@@ -74,7 +74,7 @@ def house_fault(text: str, thought: bool = True, boxed: bool = True) -> str:
         return "the thought does not come first"
     if fault := _empty(match["thought"], match["answer"]):
         return fault
-    if boxed and (len(re.findall(r"\\boxed\b", match["answer"])) != 1 or not last_box(match["answer"])):
+    if boxed and (len(re.findall(r"\\boxed\b", match["answer"])) != 1 or not box_in(match["answer"])):
         return r"the answer does not hold exactly one filled \boxed{}"
     return ""
 

@@ -13,7 +13,7 @@ _CODE = r"```.*?```|`[^`\n]*`"
 _THINK_TAGS = re.compile(r"</?think>")
 _THINK_TAGS_OR_CODE = re.compile(rf"{_CODE}|</?think>", re.DOTALL)
 _ANSWER_TAGS_OR_CODE = re.compile(rf"{_CODE}|</?answer>", re.DOTALL)
-_BOXES = re.compile(r"\\(?:boxed\s*\{|.)|[{}]", re.DOTALL)
+_BOXES = re.compile(r"\\(?:boxed\s*\{|fbox\s*\{|.)|[{}]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
