@@ -2,12 +2,13 @@
 
 import asyncio
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+from afterbase.process import prepare
+
+prepare()  # as the command line does
 
 import torch
 from cpu import WORK, prompts, reward, timed
@@ -62,15 +63,15 @@ def grpo() -> list[float]:
         "model": checkpoint, "template": "plain", "steps": 3, "prompts_per_step": WORK["prompts"], "group": WORK["group"],
         "prompts": [{"kind": "procedural", "generator": "facts"}], "sampling": {"max_tokens": WORK["new_tokens"]},
         "engine": {"rows": ANSWERS, "context": 128, "precision": precision},
-        "trainer": {"precision": precision, "tokens_per_batch": 8192, "optim": {"schedule": {"kind": "constant", "peak": 1e-4}}},
+        "trainer": {"precision": precision, "tokens_per_batch": 16384, "optim": {"schedule": {"kind": "constant", "peak": 1e-4}}},
         "saving": {"every": 1000},
     }  # fmt: skip
     config = configured(RlConfig, recipe, "benchmark")
     with tempfile.TemporaryDirectory() as directory, Run.open(Path(directory, "run"), "rl", config, STAGE.inputs(config)) as run:
         session = Session.start(run, config.model, config.trainer, config.saving, config.steps)
         session.tokenizer.stop_ids = ()  # every answer has its full length, as on the peer's side
-        loop = Loop.open(config, session)
-        loop.prompts, loop.judge = Asked(), Digits()
+        loop = Loop.open(config, session, Digits())
+        loop.prompts = Asked()
 
         async def rounds() -> list[float]:
             for step in range(config.steps):

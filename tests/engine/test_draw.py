@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from afterbase.engine.draw import Knobs, draw, row_key, uniforms
+from afterbase.engine.draw import Knobs, inverted, row_key, uniforms
 
 LOGITS = [2.0, 1.0, 1.0, 0.5, 0.0, -1.0, -3.0]
 
@@ -13,7 +13,7 @@ def drawn(settings, logits, uniform):
     temperature, top_p, top_k = (torch.tensor(column) for column in zip(*settings, strict=True))
     truncating = bool(((top_p < 1) | (top_k > 0)).any())
     plain = bool(((temperature == 1) | (temperature == 0)).all())
-    return draw(logits, Knobs(temperature, top_p, top_k, truncating, bool((temperature == 0).any()), plain), uniform)
+    return inverted(logits, Knobs(temperature, top_p, top_k, truncating, bool((temperature == 0).any()), plain), uniform)
 
 
 def probabilities(logits, temperature) -> list[float]:

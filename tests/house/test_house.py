@@ -149,7 +149,7 @@ def test_walls():
 
 
 def test_the_environment_is_read_in_two_places_only():
-    assert {file for file, tree in trees() if reads_environment(tree)} <= {"dist.py", "cli.py"}
+    assert {file for file, tree in trees() if reads_environment(tree)} <= {"dist.py", "process.py"}
 
 
 def test_below_the_stages_every_random_number_has_a_seed():

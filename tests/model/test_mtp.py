@@ -32,7 +32,7 @@ def by_equations(model, samples, total) -> torch.Tensor:
                 halves = (rms(embedding[tokens[i + depth]], module.enorm), rms(hidden[i], module.hnorm))
                 joined.append(module.eh_proj.weight @ torch.cat(halves))
             segments = Segments.of([places])
-            hidden = list(module.block(torch.stack(joined), segments, model.rotary(segments.positions)))  # h^k, not normalized
+            hidden = list(sum(module.block(torch.stack(joined), None, segments, model.rotary(segments.positions))))  # h^k, not normalized
             for i in range(places - 1):  # P^k_{i+k+1} = OutHead(h^k_i)
                 target = i + depth + 1
                 if sample.learn[target]:

@@ -12,27 +12,40 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
-_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
-_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+from afterbase.model.native import KINDS, kernels
+
+_WORD = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX = (30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)
 
 
 def row_key(seed: int, sample: int) -> int:
     """The 63-bit stream of sample number `sample` of a request with this seed."""
-    words = torch.tensor([seed & 0x7FFFFFFFFFFFFFFF, sample])
-    return int(_mixed(_mixed(words[0]) + words[1] * _GOLDEN) & 0x7FFFFFFFFFFFFFFF)
+    return _mixed_word(_mixed_word(seed & (_WORD >> 1)) + sample * _GOLDEN) & (_WORD >> 1)
+
+
+def _mixed_word(x: int) -> int:
+    """SplitMix64's finalizer on one number."""
+    x &= _WORD
+    for shift, factor in _MIX:
+        x = ((x ^ (x >> shift)) * factor) & _WORD
+    return x ^ (x >> 31)
 
 
 def uniforms(keys: Int[Tensor, "n"], counts: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
     """One float64 in [0, 1) for each row: the `counts`-th number of its stream (SplitMix64)."""
-    return _shift(_mixed(keys + (counts + 1) * _GOLDEN), 11).double() * 2.0**-53
+    return _shift(_mixed(keys + (counts + 1) * _signed(_GOLDEN)), 11).double() * 2.0**-53
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """SplitMix64's finalizer on int64, whose multiplication wraps like the unsigned one."""
-    x = (x ^ _shift(x, 30)) * _MIX_1
-    x = (x ^ _shift(x, 27)) * _MIX_2
+    """The same on int64, whose multiplication wraps like the unsigned one."""
+    for shift, factor in _MIX:
+        x = (x ^ _shift(x, shift)) * _signed(factor)
     return x ^ _shift(x, 31)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
 
 
 def _shift(x: Tensor, by: int) -> Tensor:
@@ -70,7 +83,17 @@ class Draw:
     """Under the truncated distribution that was drawn from (a greedy row: 0)."""
 
 
-def draw(logits: Float[Tensor, "n V"], knobs: Knobs, uniform: Float[Tensor, "n"]) -> Draw:
+def draw(logits: Float[Tensor, "n V"], knobs: Knobs, keys: Int[Tensor, "n"], counts: Int[Tensor, "n"]) -> Draw:
+    """Invert each row's cumulative distribution at the `counts`-th number of its stream."""
+    native = kernels()
+    if native and not (knobs.truncating or knobs.greedy) and logits.device.type == "cpu" and logits.dtype in KINDS:
+        tokens, logprobs = torch.empty_like(keys), torch.empty_like(knobs.temperature)
+        native("draw", KINDS[logits.dtype], *logits.shape, logits.contiguous(), knobs.temperature, keys, counts, tokens, logprobs)
+        return Draw(tokens, logprobs, logprobs)
+    return inverted(logits.float(), knobs, uniforms(keys, counts))
+
+
+def inverted(logits: Float[Tensor, "n V"], knobs: Knobs, uniform: Float[Tensor, "n"]) -> Draw:
     """Invert each row's cumulative distribution at its random number."""
     scaled = logits if knobs.plain else logits / torch.where(knobs.temperature > 0, knobs.temperature, 1.0)[:, None]
     full = scaled - scaled.logsumexp(-1, keepdim=True)

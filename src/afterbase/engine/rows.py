@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from afterbase.engine.draw import Knobs, draw, row_key, uniforms
+from afterbase.engine.draw import Knobs, draw, row_key
 from afterbase.records import Completion, Finish, Sampling
 
 STOP_WINDOW = 8
@@ -49,6 +49,7 @@ class Rows:
         self.running = 0
         self.fresh = 0  # rows placed in this step, whose first token comes from the prompt's logits
         self.owners: list[tuple[Group, int]] = []
+        self.watched = self.listening = False  # whether anybody reads along, or waits for a stop string
         integer = {"dtype": torch.long, "device": device}
         self.keys = torch.zeros(rows, **integer)
         self.lengths = torch.zeros(rows, **integer)  # tokens in the cache
@@ -94,6 +95,8 @@ class Rows:
             if sampling.stop_ids:
                 self.stop_ids[part, : len(sampling.stop_ids)] = torch.tensor(sampling.stop_ids, device=self.device)
         self.running = len(self.owners)
+        self.watched = any(group.watch for group, _ in self.owners)
+        self.listening = any(group.sampling.stop for group, _ in self.owners)
         self.knobs = None
         return firsts
 
@@ -113,7 +116,7 @@ class Rows:
         first = self.running - self.fresh if self.fresh else 0
         part = slice(first, self.running)
         knobs = self._knobs(part)
-        drawn = draw(logits, knobs, uniforms(self.keys[part], self.counts[part]))
+        drawn = draw(logits, knobs, self.keys[part], self.counts[part])
         places = self.counts[part, None]
         self.tokens[part].scatter_(1, places, drawn.tokens[:, None])
         self.logprobs[part].scatter_(1, places, drawn.logprobs[:, None])
@@ -151,11 +154,15 @@ class Rows:
 
     def _watched(self, part: slice) -> list[int]:
         """The rows whose tokens somebody reads as they come."""
+        if not self.watched:
+            return []
         return [row for row in range(part.start, part.stop) if self.owners[row][0].watch and self.owners[row][1] == 0]
 
     def _spoken(self, part: slice) -> Tensor:
         """Whether each row's text now ends with one of its stop strings."""
         spoken = torch.zeros(part.stop - part.start, dtype=torch.bool, device=self.device)
+        if not self.listening:
+            return spoken
         for row in range(part.start, part.stop):
             stops = self.owners[row][0].sampling.stop
             if stops:

@@ -1,12 +1,13 @@
 """One decoding step as few operations: fused projections, cast once, over the rows that run.
 
 On a CPU a small model's step is bound by the number of operations and not by arithmetic, so the engine keeps its own fused copies of
-the weights and refreshes them on `load`; the model itself is never changed. Models with experts or latent attention decode by their
-own forward pass.
+the weights and refreshes them on `load`; the model itself is never changed. Between the products run the compiled kernels, or the same
+in torch where there is no compiler. Models with experts or latent attention decode by their own forward pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,15 +16,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from afterbase.model.attend import matrices
-from afterbase.model.cache import CacheStep
-from afterbase.model.norm import RMSNorm
+from afterbase.model.cache import CacheStep, LayerStep
+from afterbase.model.gqa import GQA
+from afterbase.model.mlp import multiplied
+from afterbase.model.native import KINDS, kernels
+from afterbase.model.norm import RMSNorm, add_normalize
 from afterbase.model.rope import Rotation
 from afterbase.model.transformer import Transformer
 from afterbase.segments import Segments
 
+Attend = Callable[[Tensor, GQA, LayerStep], Tensor]
+"""One layer's attention of this step: the stacked projections [n, out] in, the heads' mixtures [n, query] out."""
+
 
 class PlainRunner:
     """Decodes by the model's own forward pass, on the trainer's own tensors."""
+
+    compact = False
+    """Whether the cache pays for half precision on a CPU: torch reads a float32 memory as fast."""
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
@@ -57,7 +67,9 @@ class FusedRunner:
 
     def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
         self.model, self.dtype = model, dtype
+        self.compact = kernels() is not None
         self.layers: list[FusedLayer] = []
+        self.buffers: dict[tuple[str, int], Tensor] = {}
         self.refresh()
 
     @staticmethod
@@ -74,42 +86,75 @@ class FusedRunner:
         self.head = self.model.lm_head.weight.detach().to(self.dtype)
 
     def decode(self, tokens: Int[Tensor, "n"], segments: Segments, cache: CacheStep) -> Float[Tensor, "n V"]:
-        """Logits of the next tokens."""
+        """Logits of the next tokens, as the products give them."""
         with torch.autocast(tokens.device.type, enabled=False):
             trunk = self.model.model
-            hidden = F.embedding(tokens, trunk.embed_tokens.weight)
+            hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight), None
             rotation = self.model.rotary(segments.positions)
-            # 0 where a row may look and -inf where not, once for all layers; a row's key heads lie one after the other.
-            mask = torch.zeros(cache.seen.shape, dtype=torch.float32).masked_fill_(~cache.seen, -torch.inf)
-            mask = mask.view(len(tokens), 1, -1).repeat_interleave(self.model.config.num_key_value_heads, dim=0)
+            attend = self._kernel(rotation, cache) if self.compact else self._plain(rotation, cache)
             for index, (block, layer) in enumerate(zip(trunk.layers, self.layers, strict=True)):
-                self._attend(hidden, block, layer, rotation, cache, index, mask)
-                gate, up = F.linear(self._normal(hidden, block.post_attention_layernorm), layer.gate_up).chunk(2, dim=-1)
-                hidden += F.linear(F.silu(gate).mul_(up), layer.down)
-            return F.linear(self._normal(hidden, trunk.norm), self.head).float()
+                hidden, normal = self._add(hidden, delta, block.input_layernorm)
+                mixed = attend(self._product(normal, layer.qkv, layer.qkv_bias), block.self_attn, cache.layer(index))
+                hidden, normal = self._add(hidden, self._product(mixed, layer.out), block.post_attention_layernorm)
+                delta = self._product(self._gated(self._product(normal, layer.gate_up)), layer.down)
+            return self._product(self._add(hidden, delta, trunk.norm)[1], self.head)
 
-    def _attend(self, hidden: Tensor, block, layer: FusedLayer, rotation: Rotation, cache: CacheStep, index: int, mask: Tensor) -> None:
-        """Add one layer's attention to the residual stream."""
-        config, attention, rows = self.model.config, block.self_attn, len(hidden)
-        heads = F.linear(self._normal(hidden, block.input_layernorm), layer.qkv, layer.qkv_bias).unflatten(-1, (-1, config.head_dim))
-        queries, keys, values = heads.split([config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads], dim=1)
-        if config.qk_norm:
+    def _product(self, rows: Float[Tensor, "n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, "o"] | None = None) -> Tensor:
+        """The projection."""
+        out = self._buffer("product", len(rows), len(weight))
+        return torch.mm(rows, weight.t(), out=out) if bias is None else torch.addmm(bias, rows, weight.t(), out=out)
+
+    def _gated(self, both: Float[Tensor, "n two_inner"]) -> Float[Tensor, "n inner"]:
+        """SwiGLU of the gate's and the raised half."""
+        gate, up = both.chunk(2, dim=-1)
+        return multiplied(gate, up, self._buffer("gated", *gate.shape)) if self.compact else F.silu(gate).mul_(up)
+
+    def _buffer(self, what: str, rows: int, width: int) -> Tensor:
+        """Memory that the next layer or step uses again: fresh pages cost as much as what is written on them."""
+        buffer = self.buffers.get((what, width))
+        if buffer is None or len(buffer) < rows:
+            buffer = self.buffers[what, width] = torch.empty(rows, width, dtype=self.dtype)
+        return buffer[:rows]
+
+    def _add(self, hidden: Tensor, delta: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
+        """The residual stream with `delta` added, and its norm in the projections' dtype."""
+        total, _, normal = add_normalize(hidden, delta, norm.weight, norm.eps, self.dtype, in_place=True)
+        return total, normal
+
+    def _kernel(self, rotation: Rotation, cache: CacheStep) -> Attend:
+        """Attention by the compiled kernel, which also rotates and remembers."""
+        config = self.model.config
+        heads = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+
+        def attend(qkv: Tensor, attention: GQA, step: LayerStep) -> Tensor:
+            keys, values = step.memories
+            norms = (attention.q_norm.weight, attention.k_norm.weight) if config.qk_norm else (None, None)
+            mixed = self._buffer("mixed", len(qkv), heads[0] * heads[2])
+            turn = rotation.cos, rotation.sin, cache.positions, config.head_dim**-0.5
+            sizes = (len(qkv), *heads, keys.shape[2])
+            kernels()("decode_attention", KINDS[self.dtype], *sizes, qkv, *norms, config.rms_norm_eps, *turn, keys, values, mixed)
+            return mixed
+
+        return attend
+
+    def _plain(self, rotation: Rotation, cache: CacheStep) -> Attend:
+        """The same in torch."""
+        config = self.model.config
+        # 0 where a row may look and -inf where not, once for all layers; a row's key heads lie one after the other.
+        mask = torch.zeros(cache.seen.shape, dtype=torch.float32).masked_fill_(~cache.seen, -torch.inf)
+        mask = mask.view(len(mask), 1, -1).repeat_interleave(config.num_key_value_heads, dim=0)
+
+        def attend(qkv: Tensor, attention: GQA, step: LayerStep) -> Tensor:
+            heads = qkv.unflatten(-1, (-1, config.head_dim))
+            queries, keys, values = heads.split([config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads], dim=1)
             queries, keys = rotation(attention.q_norm(queries)), rotation(attention.k_norm(keys))
-        else:
-            queries, keys = rotation(heads[:, : -config.num_key_value_heads]).split([queries.shape[1], keys.shape[1]], dim=1)
-        step = cache.layer(index)
-        step.write(keys, values)
-        memory_keys, memory_values = (matrices(memory) for memory in step.read())
-        asked = queries.to(memory_keys.dtype).reshape(len(memory_keys), -1, config.head_dim)
-        scores = torch.baddbmm(mask, asked, memory_keys.transpose(1, 2), alpha=config.head_dim**-0.5)
-        mixed = torch.bmm(scores.softmax(-1), memory_values).view(rows, -1)
-        hidden += F.linear(mixed.to(self.dtype), layer.out)
+            step.write(keys, values)
+            memory_keys, memory_values = (matrices(memory) for memory in step.read())
+            asked = queries.to(memory_keys.dtype).reshape(len(memory_keys), -1, config.head_dim)
+            scores = torch.baddbmm(mask, asked, memory_keys.transpose(1, 2), alpha=config.head_dim**-0.5)
+            return torch.bmm(scores.softmax(-1), memory_values).view(len(qkv), -1).to(self.dtype)
 
-    def _normal(self, hidden: Float[Tensor, "n d"], norm: RMSNorm) -> Float[Tensor, "n d"]:
-        """RMSNorm, written out in the projections' dtype by the last multiplication."""
-        square = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_().div_(hidden.shape[-1])
-        scaled = hidden * square.add_(norm.eps).rsqrt_()
-        return torch.mul(scaled, norm.weight, out=torch.empty_like(hidden, dtype=self.dtype))
+        return attend
 
     def _fused(self, block) -> FusedLayer:
         attention, mlp = block.self_attn, block.mlp

@@ -38,11 +38,17 @@ class Block(nn.Module):
     def forward(
         self,
         hidden: Float[Tensor, "T d"],
+        delta: Float[Tensor, "T d"] | None,
         segments: Segments,
         rotation: Rotation,
         cache: LayerStep | None = None,
         trace: Trace | None = None,
-    ) -> Float[Tensor, "T d"]:
-        """Learning and sampling are the same line; only the cache differs."""
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), segments, rotation, cache)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden), segments, trace)
+    ) -> tuple[Float[Tensor, "T d"], Float[Tensor, "T d"]]:
+        """Learning and sampling are the same line; only the cache differs.
+
+        The residual stream comes with what the layer before wants added to it, and goes on the same way: each addition is done by the
+        norm that reads the sum.
+        """
+        hidden, normal = self.input_layernorm.add(hidden, delta)
+        hidden, normal = self.post_attention_layernorm.add(hidden, self.self_attn(normal, segments, rotation, cache))
+        return hidden, self.mlp(normal, segments, trace)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from afterbase.model.config import ModelConfig
+from afterbase.model.native import spread
 from afterbase.segments import Segments
 
 
@@ -25,7 +26,7 @@ class Cache:
             widths = [(config.num_key_value_heads, config.head_dim)] * 2
         self.rows, self.room = rows, room
         self.layers = [
-            tuple(torch.zeros(rows, heads, room, width, dtype=dtype, device=device) for heads, width in widths)
+            tuple(spread(torch.empty(rows, heads, room, width, dtype=dtype, device=device)).zero_() for heads, width in widths)
             for _ in range(config.num_hidden_layers)
         ]
 

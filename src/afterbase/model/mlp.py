@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from afterbase.model.native import KINDS, kernels
 
 
 class MLP(nn.Module):
@@ -18,4 +21,37 @@ class MLP(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "T d"]) -> Float[Tensor, "T d"]:
         """SwiGLU of each token."""
-        return self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+        return self.down_proj(swiglu(self.gate_proj(hidden), self.up_proj(hidden)))
+
+
+def swiglu(gate: Float[Tensor, "N inner"], up: Float[Tensor, "N inner"]) -> Float[Tensor, "N inner"]:
+    """silu(gate) * up; the halves of one product may be given as they lie."""
+    rows = gate.dim() == 2 and gate.stride() == up.stride() and gate.stride(-1) == 1
+    if kernels() and rows and gate.device.type == "cpu" and gate.dtype == up.dtype and gate.dtype in KINDS:
+        return SwiGLU.apply(gate, up)
+    return F.silu(gate) * up
+
+
+def multiplied(gate: Float[Tensor, "N inner"], up: Float[Tensor, "N inner"], out: Float[Tensor, "N inner"]) -> Float[Tensor, "N inner"]:
+    """The kernel: silu(gate) * up into `out`, which is dense."""
+    kernels()("swiglu", KINDS[gate.dtype], *gate.shape, gate.stride(0), gate, up, out)
+    return out
+
+
+class SwiGLU(torch.autograd.Function):
+    """silu(gate) * up in one trip through memory, and both gradients in another."""
+
+    @staticmethod
+    def forward(ctx, gate: Float[Tensor, "N inner"], up: Float[Tensor, "N inner"]) -> Float[Tensor, "N inner"]:
+        """The product, dense."""
+        ctx.save_for_backward(gate, up)
+        return multiplied(gate, up, gate.new_empty(gate.shape))
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """d silu(x) = s (1 + x (1 - s)) with s = sigmoid(x)."""
+        gate, up = ctx.saved_tensors
+        dgate, dup = gate.new_empty(gate.shape), up.new_empty(up.shape)
+        gradient = gradient.to(gate.dtype).contiguous()
+        kernels()("swiglu_backward", KINDS[gate.dtype], *gate.shape, gate.stride(0), gradient, gate, up, dgate, dup)
+        return dgate, dup

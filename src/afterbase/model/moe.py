@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from afterbase.model.balance import Trace
 from afterbase.model.config import ModelConfig
-from afterbase.model.mlp import MLP
+from afterbase.model.mlp import MLP, swiglu
 from afterbase.model.rows import Dispatch, Permute
 from afterbase.segments import Segments
 
@@ -61,7 +61,7 @@ class Experts(nn.Module):
         order = chosen.flatten().argsort(stable=True)
         place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         tokens = Dispatch.apply(hidden, order, place, copies)
-        inner = F.silu(grouped_linear(tokens, self.gate_proj, load)) * grouped_linear(tokens, self.up_proj, load)
+        inner = swiglu(grouped_linear(tokens, self.gate_proj, load), grouped_linear(tokens, self.up_proj, load))
         outputs = Permute.apply(grouped_linear(inner, self.down_proj, load), place, order)
         return (outputs.unflatten(0, (-1, copies)) * gates.unsqueeze(-1).to(outputs.dtype)).sum(1)
 

@@ -43,4 +43,5 @@ class MTP(nn.Module):
         Rows past a sequence's end are never read.
         """
         joined = self.eh_proj(torch.cat((self.enorm(ahead), self.hnorm(hidden)), dim=-1))  # h'^k [V3 Eq. 21]
-        return self.block(joined, segments, rotation, None, trace)  # [V3 Eq. 22]
+        hidden, delta = self.block(joined, None, segments, rotation, None, trace)  # [V3 Eq. 22]
+        return hidden + delta

@@ -12,36 +12,44 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from afterbase.model.config import ModelConfig
+from afterbase.model.native import KINDS, kernels
 
 
 class Rotate(torch.autograd.Function):
-    """(a cos - b sin, b cos + a sin), whose gradient is the rotation back."""
+    """(a cos - b sin, b cos + a sin) for each pair (a, b), whose gradient is the rotation back."""
 
     @staticmethod
     def forward(
-        ctx,
-        first: Float[Tensor, "T h half"],
-        second: Float[Tensor, "T h half"],
-        cos: Float[Tensor, "T 1 half"],
-        sin: Float[Tensor, "T 1 half"],
+        ctx, heads: Float[Tensor, "T h rope"], cos: Float[Tensor, "T 1 half"], sin: Float[Tensor, "T 1 half"], interleaved: bool
     ) -> Float[Tensor, "T h rope"]:
         """Both halves rotated, laid side by side."""
         ctx.save_for_backward(cos, sin)
-        return _turned(first, second, cos, sin, -1)
+        ctx.interleaved = interleaved
+        return turned(heads, cos, sin, interleaved, back=False)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """The halves of the gradient, rotated by the opposite angle."""
-        cos, sin = ctx.saved_tensors
-        return *_turned(*gradient.chunk(2, dim=-1), cos, sin, 1).chunk(2, dim=-1), None, None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        """The gradient turned by the opposite angle, its pairs where they came from."""
+        return turned(gradient, *ctx.saved_tensors, ctx.interleaved, back=True), None, None, None
 
 
-def _turned(first: Tensor, second: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
-    half = first.shape[-1]
-    turned = first.new_empty(*first.shape[:-1], 2 * half)
-    torch.mul(first, cos, out=turned[..., :half]).addcmul_(second, sin, value=sign)
-    torch.mul(second, cos, out=turned[..., half:]).addcmul_(first, sin, value=-sign)
-    return turned
+def turned(heads: Float[Tensor, "T h rope"], cos: Tensor, sin: Tensor, interleaved: bool, back: bool) -> Float[Tensor, "T h rope"]:
+    """Every pair turned, in float32, returned in the heads' dtype.
+
+    Interleaved pairs are neighbours on the model's side and halves on the attention's.
+    """
+    native, half = kernels(), heads.shape[-1] // 2
+    if native and heads.device.type == "cpu" and heads.dtype in KINDS and heads.stride(-1) == 1 and cos.dtype == torch.float32:
+        out = heads.new_empty(heads.shape)
+        sizes = heads.shape[0], heads.shape[1], half, heads.stride(0), heads.stride(1)
+        native("rotate", KINDS[heads.dtype], *sizes, heads, cos, sin, -1.0 if back else 1.0, int(interleaved), out)
+        return out
+    gathered, scattered = interleaved and not back, interleaved and back
+    a, b = (heads[..., 0::2], heads[..., 1::2]) if gathered else heads.chunk(2, dim=-1)
+    wide = torch.promote_types(heads.dtype, torch.float32)
+    a, b, sin = a.to(wide), b.to(wide), -sin if back else sin
+    pairs = a * cos - b * sin, b * cos + a * sin
+    return (torch.stack(pairs, dim=-1).flatten(-2) if scattered else torch.cat(pairs, dim=-1)).to(heads.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +64,8 @@ class Rotation:
     """Whether a pair is two neighbours instead of two halves."""
 
     def __call__(self, heads: Float[Tensor, "T h rope"]) -> Float[Tensor, "T h rope"]:
-        """Each head rotated by its token's angles, in float32; interleaved pairs come out as halves, queries and keys alike."""
-        first, second = (heads[..., 0::2], heads[..., 1::2]) if self.interleaved else heads.chunk(2, dim=-1)
-        return Rotate.apply(first.float(), second.float(), self.cos, self.sin)
+        """Each head rotated by its token's angles; interleaved pairs come out as halves, queries and keys alike."""
+        return Rotate.apply(heads, self.cos, self.sin, self.interleaved)
 
 
 class Rotary:

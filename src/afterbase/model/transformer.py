@@ -43,11 +43,11 @@ class Transformer(nn.Module):
         self, tokens: Int[Tensor, "T"], segments: Segments, cache: CacheStep | None = None, trace: Trace | None = None
     ) -> Float[Tensor, "T d"]:
         """The final hidden state of each token, normalized and ready for the head."""
-        hidden = self.model.embed_tokens(tokens)
+        hidden, delta = self.model.embed_tokens(tokens), None
         rotation = self.rotary(segments.positions)
         for index, block in enumerate(self.model.layers):
-            hidden = block(hidden, segments, rotation, cache.layer(index) if cache else None, trace)
-        return self.model.norm(hidden)
+            hidden, delta = block(hidden, delta, segments, rotation, cache.layer(index) if cache else None, trace)
+        return self.model.norm.add(hidden, delta)[1]
 
     def logits(self, hidden: Float[Tensor, "N d"]) -> Float[Tensor, "N V"]:
         """The head on a few hidden states, in float32; for many, use `logprob.token_logprobs`, which never holds them all."""
