@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from afterbase.rewards.length import LengthConfig, repetition
+from afterbase.rewards.length import LengthConfig
 
 
 def test_the_penalty_grows_from_the_soft_to_the_hard_limit(ask):
@@ -9,16 +9,20 @@ def test_the_penalty_grows_from_the_soft_to_the_hard_limit(ask):
     assert [ask(part, "ok", tokens=n).value for n in (5, 10, 15, 20, 99)] == [0.0, 0.0, -0.5, -1.0, -1.0]
 
 
-def test_repetition_is_the_share_of_ngrams_seen_before():
-    assert repetition("a b a b", 1) == 0.5 and repetition("a b a b", 2) == pytest.approx(1 / 3)
-    assert repetition("a b c d", 1) == 0.0 and repetition("a b", 8) == 0.0 and repetition("", 1) == 0.0
-    assert repetition("对对对对", 1) == 0.75
+def test_without_limits_no_length_is_too_long(ask):
+    assert ask(LengthConfig().build(), "ok", tokens=10**6).value == 0.0
 
 
 def test_a_little_repetition_costs_nothing_and_a_loop_nearly_everything(ask):
     part = LengthConfig(ngram=1, tolerance=0.5).build()
     assert ask(part, "a b a b").value == 0.0
     assert ask(part, "wait " * 100).value == pytest.approx(-0.98)
+
+
+def test_the_worse_of_the_two_penalties_counts(ask):
+    part = LengthConfig(soft=10, hard=20, ngram=1, tolerance=0.5).build()
+    assert ask(part, "wait " * 100, tokens=15).value == pytest.approx(-0.98)
+    assert ask(part, "a b c d", tokens=15).value == -0.5
 
 
 def test_limits_come_together_and_in_order():

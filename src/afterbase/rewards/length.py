@@ -1,16 +1,19 @@
-"""A mild penalty on answers that run on: too many tokens, or the same words again and again."""
+"""A mild penalty on answers that run on: too many tokens, or the same words again and again.
+
+`soft` and `hard` give the soft overlong punishment that DAPO describes: nothing up to the one, -1 from the other, a straight line between.
+"""
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from afterbase.config import Config
 from afterbase.records import Rollout, Score
+from afterbase.rewards.repetition import penalty, repetition
 
-_WORDS = re.compile(r"[㐀-鿿]|[^\W㐀-鿿]+|[^\w\s]")
+__all__ = ["LengthConfig", "LengthPart", "repetition"]
 
 
 class LengthConfig(Config):
@@ -26,7 +29,8 @@ class LengthConfig(Config):
     ngram: int = Field(8, ge=1)
     """How many words in a row make a repetition."""
     tolerance: float = Field(0.2, ge=0, lt=1)
-    """The share of repeated n-grams that costs nothing: honest derivations repeat themselves a little."""
+    """The share of repeated n-grams that costs nothing: honest derivations repeat themselves a little. A recipe that
+    weighs repetition apart (kind = "repetition") sets 0.99 here."""
 
     @model_validator(mode="after")
     def _limits_fit(self) -> LengthConfig:
@@ -53,16 +57,8 @@ class LengthPart:
         tokens = len(rollout.completion.tokens)
         too_long = min(1.0, max(0.0, (tokens - self.soft) / (self.hard - self.soft))) if self.soft is not None else 0.0
         repeated = repetition(rollout.text, self.ngram)
-        excess = max(0.0, (repeated - self.tolerance) / (1 - self.tolerance))
-        value = -max(too_long, excess) or 0.0  # not -0.0
+        value = min(-too_long, penalty(repeated, self.tolerance)) or 0.0  # not -0.0
         return Score(value, {self.name: value}, "correct", f"{tokens} tokens, {repeated:.0%} of the {self.ngram}-grams repeated")
 
     async def close(self) -> None:
         """Nothing to end."""
-
-
-def repetition(text: str, n: int = 8) -> float:
-    """The share of n-grams of words that have occurred before, e.g. 0.5 for "a b a b" and n=1; 0 for a text of fewer words."""
-    words = _WORDS.findall(text)
-    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
