@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -71,13 +72,15 @@ def test_a_stage_runs_its_recipe_into_runs_under_the_recipes_name(command):
         (["rl", "toy.toml", "--out", "/proc/run"], "cannot be written"),
         (["rl", "toy.toml", "--out", "."], "is not empty and not a run"),
         (["rl", "toy.toml", "fail=full"], "the disk is full: runs/x was not written"),
-        (["rl", "toy.toml", "fail=forbidden"], "runs/x cannot be written (Permission denied)"),
+        (["rl", "toy.toml", "fail=forbidden"], "runs/x cannot be read or written (Permission denied)"),
         (["pipeline", "absent.toml"], "no recipe at absent.toml"),
         (["pipeline", "line.toml", "zro.steps=1"], "did you mean 'zero'?"),
         (["pipeline", "line.toml", "--only", "zer"], "did you mean 'zero'?"),
         (["pipeline", "line.toml", "--resume"], "holds no run of line.toml yet"),
-        (["pipeline", "toy.toml"], "unknown key 'steps'"),
+        (["pipeline", "toy.toml"], "toy.toml is no pipeline, it has no [[stages]]; a stage's own recipe runs with"),
         (["explain", "rll"], "did you mean 'rl'?"),
+        (["check-rewards", "absent.jsonl"], "no data file at absent.jsonl"),
+        (["check-rewards", "toy.toml"], "toy.toml has no list of prompts"),
     ],
 )
 def test_what_a_person_can_correct_is_one_line_on_stderr_and_exit_code_2(command, arguments: list[str], said: str):
@@ -98,6 +101,16 @@ def test_an_interrupt_is_exit_code_130_and_says_where_it_resumes(command):
     assert command("rl", "toy.toml", "fail=interrupt") == (130, "", "interrupted; the same command resumes at rl in runs/toy\n")
     code, _, err = command("pipeline", "line.toml", "zero.fail=interrupt")
     assert code == 130 and err == "interrupted; the same command resumes at rl in runs/line/zero\n"
+
+
+def test_check_rewards_says_by_its_exit_code_whether_every_reference_is_accepted(command):
+    Path("good.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    Path("bad.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?"}\n')
+    assert command("check-rewards", "good.jsonl")[:2] == (0, "1 rows: 1 of 1 checked references accepted (100.00%), 0 refused\n")
+    code, out, _ = command("check-rewards", "bad.jsonl", "--report", "found.json")
+    assert code == 1 and "bad-1 (bad.jsonl, line 2)" in out and json.loads(Path("found.json").read_text())["refused"] == 1
+    assert command("check-rewards", "bad.jsonl", "prompts.0.limit=1")[0] == 0
+    assert command("check-rewards", "bad.jsonl", "--report", "good.jsonl/found.json")[0] == 2
 
 
 def test_our_own_mistakes_keep_their_traceback(command):

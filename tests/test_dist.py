@@ -28,14 +28,3 @@ def test_anything_else_is_refused_in_words(environment, name: str, value: str, s
     with pytest.raises(ConfigError, match=said) as caught:
         dist.here()
     assert "start afterbase once" in str(caught.value)
-
-
-def test_threads_are_what_was_asked_for():
-    import torch
-
-    before = torch.get_num_threads()
-    try:
-        dist.threads(1)
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)

@@ -7,7 +7,7 @@ import pytest
 
 from afterbase import lineage
 from afterbase.errors import DataError, StorageError
-from afterbase.lineage import atomic_directory, digest, fingerprint, storage_error, storing, write_atomic
+from afterbase.lineage import access_error, atomic_directory, digest, fingerprint, storage_error, storing, write_atomic
 
 
 def tree(root: Path, **files: str) -> Path:
@@ -35,6 +35,49 @@ def test_digest_does_not_count_hidden_files(tmp_path: Path):
 def test_digest_of_nothing_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="nothing at"):
         digest(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.EACCES, "give this user the right to it"), (errno.EIO, "check its disk, or copy it again"), (errno.EISDIR, "name the path")],
+)
+@pytest.mark.parametrize("inside", [False, True], ids=["a file", "a file in a directory"])
+def test_an_input_that_cannot_be_read_is_not_said_to_be_unwritable(tmp_path: Path, monkeypatch, number: int, remedy: str, inside: bool):
+    path = tree(tmp_path, data__a="1") / "data" / "a"
+
+    def fail(self, *_):
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(DataError, match=remedy) as caught:
+        digest(path.parent if inside else path)
+    assert str(caught.value).startswith(f"{path} cannot be read ({os.strerror(number)}); ")
+
+
+def test_a_folder_that_may_not_be_listed_is_not_an_empty_one(tmp_path: Path, monkeypatch):
+    tree(tmp_path, data__deep__a="1")
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"data/deep cannot be read \(Permission denied\)"):
+        digest(tmp_path / "data")
+
+
+def test_an_input_that_fails_while_a_file_is_written_is_not_the_files_fault(tmp_path: Path):
+    with pytest.raises(PermissionError), storing(tmp_path / "run" / "file.json"):
+        raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/data.jsonl")
+
+
+def test_a_refusal_that_nobody_told_names_the_place_and_both_ways():
+    told = access_error(PermissionError(errno.EACCES, "Permission denied", "/elsewhere/data.jsonl"))
+    assert str(told).startswith("/elsewhere/data.jsonl cannot be read or written (Permission denied); ")
+    assert access_error(OSError(errno.EIO, "Input/output error")) and access_error(BrokenPipeError(errno.EPIPE, "Broken pipe")) is None
+    assert "the disk is full: /elsewhere/x was not written" in str(access_error(OSError(errno.ENOSPC, "No space", "/elsewhere/x")))
 
 
 def test_fingerprint_ignores_the_order_of_keys_only():

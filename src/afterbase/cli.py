@@ -1,6 +1,7 @@
 """The front door: `afterbase <stage> recipe.toml [key=value ...]`, and every foreseeable failure in one sentence.
 
-Exit codes: 0 done, 2 something to correct (told on standard error in one line), 130 interrupted.
+Exit codes: 0 done, 1 done and something was found wanting (`check-rewards`), 2 something to correct (told on standard error in one line),
+130 interrupted.
 torch is imported inside the commands, so that `--help` and a wrong option answer at once.
 """
 
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,8 @@ from afterbase import __version__
 from afterbase.config import explain as explained
 from afterbase.config import load, nearest
 from afterbase.errors import AfterbaseError, ConfigError
-from afterbase.lineage import storage_error
+from afterbase.lineage import access_error
+from afterbase.process import prepare
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 
 Recipe = Annotated[Path, typer.Argument(help="A TOML file, such as one of recipes/.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value in TOML on top of the recipe, e.g. objective.clip=0.2")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value in TOML on top of the recipe, e.g. seed=1")]
 Out = Annotated[Path | None, typer.Option(help="The run directory; runs/<recipe's name> when absent.", show_default=False)]
 Model = Annotated[Path, typer.Argument(help="A checkpoint directory in Hugging Face format.", show_default=False)]
 ShowThought = Annotated[bool, typer.Option("--show-thought/--hide-thought", help="Whether the thinking is printed as well.")]
@@ -48,7 +49,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except AfterbaseError as error:
             raise _told(error) from None
         except OSError as error:
-            if (told := storage_error(error)) is None:
+            if (told := access_error(error)) is None:
                 raise
             raise _told(told) from None
         except KeyboardInterrupt as stop:
@@ -77,9 +78,7 @@ def options(
     ] = False,
 ) -> None:
     """Turn a base language model into a reasoning assistant, the DeepSeek-V3/R1 way."""
-    # Threads that wait by spinning make two torch processes, or one and a busy neighbour, many times slower than they need be.
-    # libgomp reads this when torch is imported, which happens inside the commands.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    prepare()  # torch is imported inside the commands
 
 
 @app.command()
@@ -125,7 +124,31 @@ STAGE_HELP = {
     "evaluate": "Ask checkpoints held-out questions and count.",
 }
 for _name, _help in STAGE_HELP.items():
-    app.command(_name, help=_help)(guarded(_stage_command(_name)))
+    app.command(_name, help=f"{_help}\n\nEvery key of its recipe: afterbase explain {_name}.", short_help=_help)(
+        guarded(_stage_command(_name))
+    )
+
+
+@app.command("check-rewards")
+@guarded
+def check_rewards(
+    data: Annotated[
+        Path, typer.Argument(help="Prompts (JSON Lines, plain, .gz or .xz, or Parquet), a recipe (TOML), or a run's config.json.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="""key=value in TOML, e.g. 'rewards.domains.math=[{kind="match"}]' or prompts.0.limit=9""")
+    ] = None,
+    rewards: Annotated[Path | None, typer.Option(help="A recipe whose rewards judge.", show_default=False)] = None,
+    report: Annotated[Path | None, typer.Option(help="Write every row that was not accepted here, as JSON.", show_default=False)] = None,
+) -> None:
+    """Ask whether every verifier accepts the reference answer of every row.
+
+    Exit code 0 when all that can be checked are accepted, 1 when one is refused or none can be checked, 2 when the input is wrong.
+    """
+    from afterbase.stages.check_rewards import run_check_rewards
+
+    if not run_check_rewards(data, overrides or [], rewards=rewards, report=report, say=typer.echo):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -37,7 +37,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"no recipe at {path}; give the path of a TOML file, such as one of recipes/") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); a recipe is a UTF-8 TOML file") from None
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} cannot be read ({why}); a recipe is a UTF-8 TOML file") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}; strings need quotes, numbers like 5e-6 do not") from None
 
@@ -167,6 +168,10 @@ def _key_paths(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _key_paths(page, f"{prefix}{name}.")
 
 
+_PLAINLY = {"dict_type": "must be a table of keys", "list_type": "must be a list", "too_short": "is empty; give at least one"}
+"""What pydantic says in the words of Python's types."""
+
+
 class _Complaint:
     """One pydantic error, told with the author's own path and not pydantic's (which also holds the tags of unions)."""
 
@@ -219,10 +224,11 @@ class _Complaint:
             kinds = [str(_kind_of(member)) for member in self.here if _is_page(member)]
             came = f"{context['tag']!r} is none of its kinds" if "tag" in context else "needs a kind"
             return f"{where!r}: {came}{nearest(str(context.get('tag', '')), kinds)}"
-        message = self.detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        message = _PLAINLY.get(kind) or self.detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         came = self.detail.get("input")
         shown = f" (came: {came!r})" if not isinstance(came, dict | list) else ""
-        return f"{where!r}: {message[:1].lower()}{message[1:]}{shown}"
+        place = f"{where!r}: " if self.path else ""  # what concerns the whole recipe stands at no key
+        return f"{place}{message[:1].lower()}{message[1:]}{shown}"
 
     def _hint(self) -> str:
         word = self.path[-1]
@@ -252,7 +258,7 @@ def _page(kind: type[BaseModel], values: dict[str, Any] | None, path: tuple[str,
     """The knobs of one table: single values first, since TOML would put what follows a table into it."""
     plain: list[str] = []
     tables: list[str] = []
-    for name, field in sorted(kind.model_fields.items(), key=lambda item: item[0] != "kind"):
+    for name, field in sorted(kind.model_fields.items(), key=_rank):
         required = field.is_required() and (values is None or name not in values)
         value = (values or {}).get(name) if values is not None and name in values else _plain(None if required else _default(field))
         words = "; ".join(part for part in (_type_words(field.annotation), *_bounds(field.metadata)) if part)
@@ -265,6 +271,11 @@ def _page(kind: type[BaseModel], values: dict[str, Any] | None, path: tuple[str,
             shown = _inline(value) if value is not None else "..."
             plain += ["", *prose, f"{mark if value is not None else '##'}{_key(name)} = {shown}"]
     return plain + tables
+
+
+def _rank(named: tuple[str, Any]) -> tuple[bool, bool]:
+    """The order of a table's knobs: what kind it is, what it cannot do without, the rest as they are declared."""
+    return named[0] != "kind", not named[1].is_required()
 
 
 def _tables(members: list[Any], value: Any, path: tuple[str, ...], mark: str, many: bool = False) -> list[str]:

@@ -39,13 +39,6 @@ def here() -> Place:
     return Place(rank, world, local_rank, torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu"))
 
 
-def threads(n: int) -> None:
-    """Let torch compute with `n` CPU threads; results are comparable bitwise only between runs with the same number."""
-    import torch
-
-    torch.set_num_threads(n)
-
-
 def _from_environment(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdecimal():

@@ -17,6 +17,8 @@ from afterbase.errors import AfterbaseError, DataError, StorageError
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 MISPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
+UNREADABLE = {errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ESTALE}
+KEPT = "what was written before is whole"
 ALMOST_FULL = 1 << 16  # bytes; a library that failed with less than this left on the disk failed because the disk is full
 
 
@@ -25,15 +27,16 @@ def digest(path: Path) -> str:
 
     The same bytes under the same names give the same digest wherever they lie and whenever they were written.
     """
-    if path.is_dir():
-        whole = hashlib.blake2b(b"directory", digest_size=16)
-        for file in _files(path):
-            name = file.relative_to(path).as_posix().encode()
-            whole.update(b"%d %b %d %b " % (len(name), name, file.stat().st_size, _bytes_hash(file)))
-        return whole.hexdigest()
-    if not path.exists():
-        raise DataError(f"there is nothing at {path}; give the path of a file or a directory that exists")
-    return _bytes_hash(path).hex()
+    with reading(path):
+        if path.is_dir():
+            whole = hashlib.blake2b(b"directory", digest_size=16)
+            for file in _files(path):
+                name = file.relative_to(path).as_posix().encode()
+                whole.update(b"%d %b %d %b " % (len(name), name, file.stat().st_size, _bytes_hash(file)))
+            return whole.hexdigest()
+        if not path.exists():
+            raise DataError(f"there is nothing at {path}; give the path of a file or a directory on this machine, nothing is downloaded")
+        return _bytes_hash(path).hex()
 
 
 def fingerprint(value: Any) -> str:
@@ -103,6 +106,16 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever the system refuses inside, because `path` or something in it cannot be read, becomes a DataError of one sentence."""
+    try:
+        yield
+    except OSError as error:
+        place, why = error.filename or path, error.strerror or error
+        raise DataError(f"{place} cannot be read ({why}); {_remedy(error)}") from error
+
+
+@contextmanager
 def storing(path: Path) -> Iterator[None]:
     """Whatever fails inside because `path` cannot be written becomes a StorageError of one sentence."""
     try:
@@ -116,27 +129,53 @@ def storing(path: Path) -> Iterator[None]:
         raise told from error
 
 
-def storage_error(error: Exception, path: Path | None = None) -> StorageError | None:
-    """The sentence for a failed write (full disk, no permission, no such place), or None when `error` is something else."""
+def storage_error(error: Exception, path: Path) -> StorageError | None:
+    """The sentence for a failed write of `path` (full disk, no permission, no such place), or None when `error` is something else."""
     number = error.errno if isinstance(error, OSError) else None
-    place = path or Path(getattr(error, "filename", None) or ".")
-    kept = "what was written before is whole"
     # safetensors and torch.save wrap the system's error in exceptions of their own, so the disk itself is asked as well.
-    if number in FULL or "os error 28" in str(error) or (path and number is None and _free(path) < ALMOST_FULL):
-        return StorageError(f"the disk is full: {place} was not written, {kept}; free some space and run the same command again")
+    if number in FULL or "os error 28" in str(error) or (number is None and _free(path) < ALMOST_FULL):
+        return _disk_is_full(path)
+    if number is None or not _concerns(error, path):
+        return None  # perhaps a file that was read meanwhile
     if number in FORBIDDEN:
-        return StorageError(f"{place} cannot be written ({os.strerror(number)}); {kept}; make it writable or choose another directory")
-    if number in MISPLACED and path and _concerns(error, path):
-        return StorageError(f"{place} cannot be written ({os.strerror(number)}: {error.filename}); choose another directory")
+        return StorageError(f"{path} cannot be written ({os.strerror(number)}); {KEPT}; make it writable or choose another directory")
+    if number in MISPLACED:
+        return StorageError(f"{path} cannot be written ({os.strerror(number)}: {error.filename}); choose another directory")
     return None
+
+
+def access_error(error: OSError) -> AfterbaseError | None:
+    """The sentence for a system's refusal that nobody nearer has told, be it of a read or a write; None when it is our own mistake."""
+    if error.errno in FULL:
+        return _disk_is_full(Path(error.filename or "."))
+    if error.errno not in FORBIDDEN | UNREADABLE:
+        return None
+    place = error.filename or "a file"
+    return StorageError(f"{place} cannot be read or written ({os.strerror(error.errno)}); {KEPT}; {_remedy(error)}")
+
+
+def _disk_is_full(place: Path) -> StorageError:
+    return StorageError(f"the disk is full: {place} was not written, {KEPT}; free some space and run the same command again")
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in FORBIDDEN:
+        return "give this user the right to it, or name another path"
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        return "name the path of a file that exists"
+    return "check its disk, or copy it again"
 
 
 def _files(directory: Path) -> list[Path]:
     found = []
-    for parent, folders, names in os.walk(directory):
+    for parent, folders, names in os.walk(directory, onerror=_raise):
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
         found += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(found, key=lambda file: file.relative_to(directory).as_posix())
+
+
+def _raise(error: OSError) -> None:
+    raise error  # os.walk would pass a folder over that it may not list
 
 
 def _bytes_hash(file: Path) -> bytes:

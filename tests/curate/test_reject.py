@@ -26,6 +26,13 @@ def test_problems_that_everybody_solves_may_be_left_out():
     assert kept.dropped["problem too easy"] == 2 and len(kept.candidates) == 1
 
 
+def test_a_failed_verdict_makes_no_problem_harder():
+    """Both answers that could be judged are right: the problem is easy, however many verdicts failed."""
+    group = [*GROUP[:2], *[candidate("lost", 4, "error")] * 3]
+    kept = keep_best([group], FilterConfig(), KeepConfig(max_pass_rate=0.8))
+    assert kept.dropped == {"problem too easy": 5} and kept.candidates == ()
+
+
 def test_nothing_gives_nothing():
     kept = keep_best([[], [GROUP[4]]], FilterConfig(), KeepConfig())
     assert (kept.candidates, kept.mean_length_correct) == ((), 0.0)

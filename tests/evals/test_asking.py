@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from afterbase.config import build as build_config
-from afterbase.errors import ConfigError
+from afterbase.errors import AfterbaseError, ConfigError, DataError
 from afterbase.evals.benchmark import BenchmarkConfig
 from afterbase.evals.metrics import wilson
 from afterbase.evals.result import Result
@@ -39,6 +39,32 @@ def test_a_failed_verifier_or_engine_is_masked_and_never_a_wrong_answer(engine_o
     result = ask(engine_of(lambda question, _: None if question.startswith("0") else right(question)), sums(4), Broken())
     assert (result.asked, result.accuracy.n, result.errors) == (4, 2, 2)
     assert result.accuracy.mean == 1.0
+
+
+@pytest.mark.parametrize(("max_errors", "kept"), [(0.5, 4), (0.3, 2)])
+def test_too_many_failed_verdicts_stop_an_evaluation_before_they_are_kept(engine_of, sums, max_errors, kept):
+    """The third and fourth verdict of four fail: half of all, and the first wave of two is already safe."""
+
+    class Broken:
+        async def __call__(self, rollout):
+            lost = rollout.prompt.answer in ("4", "6")
+            return Score(0.0, {}, "error" if lost else "correct", "it broke" if lost else "")
+
+    waves = []
+    engine, benchmark, options = engine_of(right), sums(4, together=2), {"keep": waves.extend, "max_errors": max_errors}
+    if kept == 4:
+        assert ask(engine, benchmark, Broken(), **options).errors == 2
+    else:
+        with pytest.raises(AfterbaseError, match=r"2 of 4 verdicts failed in 'sums' so far \(the first: it broke\)"):
+            ask(engine, benchmark, Broken(), **options)
+    assert len(waves) == kept
+
+
+def test_a_question_without_room_is_told_before_any_is_asked(engine_of, sums):
+    engine = engine_of(right)
+    with pytest.raises(DataError, match=r"prompt sums-3-0: a prompt of \d+ tokens leaves no room in the context of 4, and so do 2 more"):
+        ask(engine, sums(3), room=4)
+    assert engine.asked == []
 
 
 def test_several_samples_are_clustered_by_question(engine_of, sums):

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from afterbase.config import build
-from afterbase.errors import CheckpointError, DataError, StorageError
+from afterbase.errors import AfterbaseError, CheckpointError, DataError, StorageError
 from afterbase.evals.transcripts import Transcripts
 from afterbase.model.checkpoint import save_model
 from afterbase.model.config import ModelConfig
 from afterbase.model.transformer import Transformer
+from afterbase.records import Score
+from afterbase.rewards.base import Judge
 from afterbase.stages.evaluate import STAGE, EvaluateConfig
 from afterbase.stages.run import run_stage
 
@@ -80,6 +82,28 @@ def test_killed_and_resumed_gives_the_same_bytes(recipe, tmp_path, monkeypatch, 
     torn = run_stage("evaluate", STAGE, config, tmp_path / "torn")
     assert torn.read_bytes() == whole.read_bytes()
     assert torn.with_name("transcripts.jsonl").read_bytes() == whole.with_name("transcripts.jsonl").read_bytes()
+
+
+def test_a_question_without_room_in_any_checkpoint_stops_before_the_first_is_asked(recipe, tmp_path):
+    """R1-Zero's instruction alone fills a context of 64, so the second checkpoint could never be asked."""
+    config = recipe(templates={"final": "r1-zero"}, engine={"context": 64})
+    with pytest.raises(DataError, match=r"prompt sums-6-0: .* leaves no room in the context of 64, and so do 5 more; shorten it"):
+        run_stage("evaluate", STAGE, config, tmp_path / "run")
+    assert not (tmp_path / "run" / "transcripts.jsonl").exists()
+
+
+def test_a_broken_verifier_stops_the_stage_and_the_same_command_goes_on(recipe, tmp_path, monkeypatch):
+    config = recipe()
+    whole = run_stage("evaluate", STAGE, config, tmp_path / "whole")
+
+    async def broken(self, rollout):
+        return Score(0.0, {}, "error", "no verifier")
+
+    with monkeypatch.context() as patch, pytest.raises(AfterbaseError, match="2 of 2 verdicts failed in 'sums' so far"):
+        patch.setattr(Judge, "__call__", broken)
+        run_stage("evaluate", STAGE, config, tmp_path / "torn")
+    assert not (tmp_path / "torn" / "transcripts.jsonl").exists()
+    assert run_stage("evaluate", STAGE, config, tmp_path / "torn").read_bytes() == whole.read_bytes()
 
 
 def test_a_tokenizer_of_another_model_is_an_error_in_words(recipe, checkpoint, tmp_path):

@@ -1,6 +1,7 @@
 import html
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -63,6 +64,19 @@ def test_what_a_model_wrote_can_only_be_read(text):
 
 def test_a_long_answer_is_cut_and_says_so():
     assert story.quoted("x" * 1500).endswith("x ... (300 more characters)")
+
+
+def test_each_accuracy_of_a_domain_stands_with_its_own_n():
+    """A verifier that fails on a checkpoint's answer leaves that checkpoint one question less."""
+    lost = Answer("42", 2, "stop", "error", 0.0, {}, 0.0, True)
+    river = []
+    for model, errors in (("base", 1), ("final", 0)):
+        rows = [replace(row, domain="sums" if at < 2 else "logic") for at, row in enumerate(result(model, 4, 4).rows)]
+        rows[0] = replace(rows[0], answers=(lost,)) if errors else rows[0]
+        river.append(count(model, "sums", GREEDY, rows))
+    said = "\n".join(story.benchmark_section(river, None, {}))
+    assert re.search(r"\| logic \(n\\?=2\) \| sums \|", said)
+    assert re.search(r"\| base \|[^|]*\|[^|]*, n\\?=1 \|", said) and re.search(r"\| final \|[^|]*\|[^|]*, n\\?=2 \|", said)
 
 
 def test_a_stage_that_did_not_improve_its_model_is_named():

@@ -1,6 +1,7 @@
 """Checkpoints in and out, and what is said of damaged ones."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from afterbase.errors import AfterbaseError, CheckpointError, ConfigError
 from afterbase.model import checkpoint
 from afterbase.model.checkpoint import hf_weights, load_config, load_model, save_model
 from afterbase.model.config import ModelConfig
+from afterbase.model.transformer import Transformer
 
 
 @pytest.fixture
@@ -138,21 +140,36 @@ def misshape(tensors) -> None:
     tensors["model.norm.weight"] = torch.ones(17)
 
 
+def cast(tensors, dtype) -> None:
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(dtype)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda tensors: tensors.pop("model.norm.weight"), r"missing model\.norm\.weight"),
         (lambda tensors: tensors.update({"extra.weight": torch.ones(1)}), r"not in this model: extra\.weight"),
         (misshape, r"model\.norm\.weight is \[17\], the config wants \[16\]"),
+        (lambda tensors: cast(tensors, torch.int64), r"model\.norm\.weight holds I64, not one of F32, BF16, F16, F64"),
+        (lambda tensors: cast(tensors, torch.float8_e4m3fn), r"model\.norm\.weight holds F8_E4M3, not one of"),
         (lambda tensors: [tensors.pop(name) for name in list(tensors) if ".0." in name], r"missing model\.layers\.0\..* and 5 more"),
     ],
-    ids=["missing", "extra", "misshapen", "many"],
+    ids=["missing", "extra", "misshapen", "whole numbers", "scaled numbers", "many"],
 )
 def test_tensors_that_do_not_fit_are_named(saved, change, said):
     edit(saved, change)
     with pytest.raises(CheckpointError, match=said) as caught:
         load_model(saved)
     assert str(saved) in str(caught.value)
+
+
+def test_a_model_too_large_for_the_memory_is_told_in_words(saved, monkeypatch):
+    def full(self, device):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB\nMore advice")
+
+    monkeypatch.setattr(Transformer, "to_empty", full)
+    with pytest.raises(CheckpointError, match=r"a model of [\d,]+ bytes does not fit into memory \(CUDA out of memory.* 9 GiB\); take a"):
+        load_model(saved)
 
 
 def cut(directory) -> None:
@@ -165,6 +182,14 @@ DAMAGES = {
     "not safetensors": (lambda d: (d / "model.safetensors").write_text("hello"), "not a whole safetensors file"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), r"no \*\.safetensors files"),
     "no config": (lambda d: (d / "config.json").unlink(), r"no config\.json; give a Hugging Face model directory"),
+    "a file for a directory": (lambda d: (shutil.rmtree(d), d.write_text("")), r"is no checkpoint: it has no config\.json"),
+    "bottomless config": (lambda d: (d / "config.json").write_text("[" * 100_000), "cannot be read as JSON"),
+    "bottomless index": (lambda d: (d / "model.safetensors.index.json").write_text("[" * 100_000), "needs a 'weight_map'"),
+    "header cut": (lambda d: (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:40]), "not a whole safetensors"),
+    "a directory for weights": (
+        lambda d: ((d / "model.safetensors").unlink(), (d / "model.safetensors").mkdir()),
+        "not a whole safetensor",
+    ),
     "broken config": (lambda d: (d / "config.json").write_text('{"model_type": '), "cannot be read as JSON"),
     "config not a table": (lambda d: (d / "config.json").write_text("[]"), "JSON list, not a table"),
     "index without map": (lambda d: (d / "model.safetensors.index.json").write_text("{}"), "needs a 'weight_map'"),
@@ -227,6 +252,15 @@ def test_a_model_that_would_come_out_wrong_is_refused_by_name(tmp_path, table, s
     with pytest.raises(ConfigError, match=said) as caught:
         load_config(tmp_path)
     assert isinstance(caught.value, AfterbaseError) and str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["num_hidden_layers", "hidden_size"])
+def test_a_damaged_size_is_refused_before_memory_is_asked_for(saved, name):
+    """A size that would take minutes to lay out, or terabytes to allocate, costs neither."""
+    table = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**table, name: 9_600}))
+    with pytest.raises(CheckpointError, match=r"the files and config\.json are of different models"):
+        load_model(saved)
 
 
 def test_both_layouts_of_rope_settings_are_read():

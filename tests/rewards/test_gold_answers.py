@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from afterbase.records import Message, Prompt
-from afterbase.rewards.base import RewardsConfig, build, check_gold
+from afterbase.rewards.base import Judge, RewardsConfig, build
 from afterbase.rewards.extract import tidy
+from afterbase.rewards.gold import check_golds
 from afterbase.rewards.math import MathConfig
 from afterbase.text.think import boxed
 
@@ -27,20 +28,24 @@ def prompts(pairs: list[tuple[str, str]]) -> list[Prompt]:
     return [Prompt(str(i), (Message("user", question),), "math", answer) for i, (question, answer) in enumerate(pairs)]
 
 
+def refusals(judge: Judge, pairs: list[tuple[str, str]]) -> list[tuple[str | None, str]]:
+    checks = asyncio.run(check_golds(judge, prompts(pairs)))
+    return [(check.prompt.answer, check.note) for check in checks if check.outcome != "correct"]
+
+
 def test_every_gold_answer_of_gsm8k_is_accepted_without_a_verifier():
     judge = build(RewardsConfig())
     golds = [(row["question"], row["answer"].split("####")[1].strip()) for row in rows("gsm8k_test.jsonl.xz")]
-    refused = asyncio.run(check_gold(judge, prompts(golds)))
-    assert len(golds) == 1319 and [prompt.answer for prompt in refused] == []
+    assert len(golds) == 1319 and refusals(judge, golds) == []
     assert judge.verdict("math").part.pool._threads is None
 
 
 def test_every_gold_answer_of_math500_is_accepted():
     judge = build(RewardsConfig())
     golds = [(row["problem"], row["answer"]) for row in rows("math500.jsonl.xz")]
-    refused = asyncio.run(check_gold(judge, prompts(golds)))
+    refused = refusals(judge, golds)
     asyncio.run(judge.close())
-    assert [prompt.answer for prompt in refused] == []
+    assert refused == []
 
 
 def test_the_solutions_of_math500_are_judged_like_their_gold_answers():

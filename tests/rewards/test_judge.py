@@ -4,9 +4,10 @@ from dataclasses import replace
 import pytest
 
 from afterbase.config import build as build_config
-from afterbase.errors import ConfigError
+from afterbase.errors import AfterbaseError, ConfigError
 from afterbase.records import Completion, Message, Prompt, Score
-from afterbase.rewards.base import Judge, RewardsConfig, Weighted, build, check_gold
+from afterbase.rewards.base import Judge, RewardsConfig, Weighted, build, check_errors
+from afterbase.rewards.gold import check_golds
 
 GOOD = "<think>2 + 2</think>It is \\boxed{4}."
 
@@ -63,7 +64,22 @@ def test_an_error_is_retried_once(ask):
 
 def test_a_part_that_raises_is_an_error_not_a_crash(ask):
     score = ask(Judge({"math": [Weighted(1.0, Fixed("accuracy", RuntimeError("boom"), verdict=True))]}), GOOD)
-    assert score.outcome == "error" and "boom" in score.note
+    assert (score.outcome, score.note) == ("error", "accuracy: failed with RuntimeError: boom")
+
+
+def test_the_note_of_an_error_names_every_part_that_failed_and_why(ask):
+    parts = [Fixed("accuracy", FAILED, verdict=True), fixed("format", 1.0), Fixed("code", OSError("full"))]
+    assert (
+        ask(Judge({"math": [Weighted(1.0, part) for part in parts]}), GOOD).note
+        == "accuracy: the verifier died; code: failed with OSError: full"
+    )
+
+
+def test_more_failed_verdicts_than_allowed_are_told_with_the_first_reason():
+    check_errors([FAILED, RIGHT, RIGHT, RIGHT], 0.25, "one lot")
+    check_errors([], 0.0, "one lot")
+    with pytest.raises(AfterbaseError, match=r"2 of 4 verdicts failed in one lot \(the first: the verifier died\).* max_errors=0.25"):
+        check_errors([RIGHT, FAILED, FAILED, RIGHT], 0.25, "one lot")
 
 
 def test_a_rollout_that_the_engine_lost_is_an_error(rollout):
@@ -130,4 +146,33 @@ def test_check_gold_names_the_prompts_whose_reference_is_refused():
 
     prompts = [prompt("good", "4"), prompt("missing", None), prompt("empty", " "), prompt("style", None, "style"), prompt("cut", "{4")]
     judge = Judge({"math": build(RewardsConfig()).routes["default"], "style": [Weighted(1.0, fixed("format", 1.0))]})
-    assert [p.id for p in asyncio.run(check_gold(judge, prompts))] == ["missing", "empty", "cut"]
+    checks = asyncio.run(check_golds(judge, prompts))
+    assert [check.outcome for check in checks] == ["correct", "error", "error", None, "no_answer"]
+    assert checks[1].note == "accuracy: prompt missing has no reference answer"
+    assert checks[4].response == "<think>As given.</think>\n\\boxed{{4}"
+
+
+def test_a_part_may_offer_its_own_form_of_the_reference():
+    class Tests(Fixed):
+        def gold(self, prompt):
+            if prompt.id == "odd":
+                raise ValueError("no such language")
+            return [prompt.extra["solution"]] if "solution" in prompt.extra else None
+
+        async def __call__(self, rollout):
+            right = rollout.text == "print(4)"
+            return Score(float(right), {self.name: float(right)}, "correct" if right else "wrong", "1 of 2 tests passed")
+
+    extras = {"right": {"solution": "print(4)"}, "wrong": {"solution": "print(5)"}, "none": {}, "odd": {}}
+    prompts = [Prompt(id, (Message("user", "?"),), "code", None, extra) for id, extra in extras.items()]
+    checks = asyncio.run(check_golds(Judge({"code": [Weighted(1.0, Tests("tests", verdict=True))]}), prompts))
+    assert [check.outcome for check in checks] == ["correct", "wrong", None, "error"]
+    assert checks[3].note == "tests: failed with ValueError: no such language"
+    assert (checks[1].response, checks[1].note) == ("print(5)", "tests: 1 of 2 tests passed")
+
+
+def test_gold_checks_keep_the_order_of_the_prompts_and_tell_each_once():
+    prompts = [Prompt(str(n), (Message("user", "?"),), "math", str(n)) for n in range(130)]
+    told = []
+    checks = asyncio.run(check_golds(build(RewardsConfig()), prompts, lambda check: told.append(check.prompt.id)))
+    assert [check.prompt.id for check in checks] == sorted(told, key=int) == [str(n) for n in range(130)]

@@ -16,7 +16,8 @@ def asked(*lengths: int) -> list[Prompt]:
 
 
 def test_prompts_that_leave_room_for_one_token_fit():
-    check_fit(asked(1, 9), LETTERS, "plain", room=10)
+    assert check_fit(asked(1, 9, 3), LETTERS, "plain", room=10) == 9
+    assert check_fit([], LETTERS, "plain", room=10) == 0
 
 
 def test_the_first_prompt_that_does_not_fit_is_named_and_the_others_counted():

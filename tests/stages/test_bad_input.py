@@ -38,9 +38,10 @@ def page(recipe, base):
     def write(stage: str, data: Path, model: Path = base, **changes) -> Path:
         prompts = {"prompts": [{"kind": "jsonl", "path": data}]}
         small = {"model": model, "engine": {"rows": 4}, **prompts, "sampling": {"max_tokens": 4}}
+        judge = {"domains": {"default": [{"kind": "match"}]}}
         tables = {
             "sft": {"model": model, "data": [{"path": data, "columns": {"response": "answer"}}], "tokens_per_step": 60},
-            "rl": {**small, "steps": 2, "prompts_per_step": 2, "group": 2, "rewards": {"domains": {"default": [{"kind": "match"}]}}},
+            "rl": {**small, "steps": 2, "prompts_per_step": 2, "group": 2, "rewards": judge, "held_out": {"every": 0}},
             "curate": {**small, "problems": 2, "candidates": 2},
             "evaluate": {"model": model, "benchmarks": [{"name": "sums", **prompts, "sampling": {"max_tokens": 4}}]},
         }
@@ -86,6 +87,20 @@ def test_a_line_that_is_wrong(refused, page, rows, tmp_path, stage, line, expect
 def test_a_conversation_of_the_wrong_shape(refused, page, rows, tmp_path, row, expected):
     said = refused("sft", page("sft", rows(SUMS[0], row)), "--out", tmp_path / "run")
     assert "data.jsonl, line 2: " in said and expected in said
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_directory_where_a_data_file_belongs(refused, page, tmp_path, stage):
+    (tmp_path / "folder").mkdir()
+    said = refused(stage, page(stage, tmp_path / "folder"), "--out", tmp_path / "run")
+    assert "folder cannot be read (Is a directory); give a whole, readable file" in said
+
+
+def test_a_mistake_in_a_recipe_leaves_its_directory_free(command, refused, page, rows, tmp_path):
+    """The corrected recipe runs under the same name; nothing had been made."""
+    wrong, right = rows(SUMS[0], "{", name="wrong.jsonl"), rows(*SUMS, name="right.jsonl")
+    refused("sft", page("sft", wrong), "--out", tmp_path / "run")
+    assert command("sft", page("sft", right), "--out", tmp_path / "run")[0] == 0
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,10 +1,12 @@
 import json
+import shutil
 
 import pytest
 
 from afterbase.config import build
-from afterbase.errors import DataError
-from afterbase.records import Completion, Rollout
+from afterbase.errors import AfterbaseError, DataError
+from afterbase.records import Completion, Rollout, Score
+from afterbase.rewards.base import Judge
 from afterbase.stages import curate
 from afterbase.stages.curate import CurateConfig, run_curate
 from afterbase.stages.run import Run
@@ -61,6 +63,55 @@ def test_the_accurate_and_concise_are_kept_and_the_others_counted(curated):
     assert done["pass_rate"] == 6 / 12 and done["mean_length_of_kept"] < done["mean_length_of_correct"]
 
 
+@pytest.fixture
+def breaking(monkeypatch):
+    """A judge that fails on every answer to some of the problems, by their first digit."""
+    judge = Judge.__call__
+
+    def breaks(*digits):
+        async def failing(self, rollout):
+            lost = rollout.prompt.question[0] in digits
+            return Score(0.0, {}, "error", "it broke") if lost else await judge(self, rollout)
+
+        monkeypatch.setattr(Judge, "__call__", failing)
+
+    return breaks
+
+
+def test_a_failed_verdict_is_an_error_and_no_wrong_answer(curated, breaking):
+    breaking("2")
+    done = json.loads((curated(max_errors=0.4) / "done.json").read_text())
+    assert (done["candidates"], done["errors"], done["pass_rate"]) == (12, 4, 6 / 8)
+    assert done["dropped"]["error"] == 4 and done["dropped"]["wrong"] == 1
+
+
+def test_too_many_failed_verdicts_stop_the_run_and_the_same_command_goes_on(curated, breaking, tmp_path):
+    breaking("0", "1", "2")
+    with pytest.raises(AfterbaseError, match=r"4 of 4 verdicts failed in the candidates so far \(the first: it broke\); at most"):
+        curated(at_once=1)
+    assert (tmp_path / "run" / "candidates.jsonl").read_bytes() == b""
+    breaking()
+    assert json.loads((curated(at_once=1) / "done.json").read_text())["errors"] == 0
+
+
+def test_verdicts_of_an_earlier_process_count(curated, breaking, tmp_path):
+    """The first problem is judged well and kept; the second one's four failures are half of all eight verdicts, also after a resume."""
+    whole = curated(at_once=1)
+    first = json.loads((whole / "candidates.jsonl").read_text().splitlines()[0])["question"][0]
+    shutil.rmtree(whole)
+    breaking(*{"0", "1", "2"} - {first})
+    for _ in range(2):
+        with pytest.raises(AfterbaseError, match="4 of 8 verdicts failed"):
+            curated(at_once=1, max_errors=0.4)
+    assert len((tmp_path / "run" / "candidates.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_problem_without_room_is_told_before_any_is_answered(curated, tmp_path):
+    with pytest.raises(DataError, match=r"prompt data-\d: a prompt of \d+ tokens leaves no room in the context of 4, and so do 2 more"):
+        curated(engine={"context": 4})
+    assert not (tmp_path / "run" / "candidates.jsonl").exists()
+
+
 def test_kept_rows_carry_their_pedigree_and_the_system_prompt(curated):
     (row, _) = kept(curated(system="Reflect."))
     assert row["messages"][0] == {"role": "system", "content": "Reflect."} and len(row["pedigree"]["model"]) == 32
@@ -93,5 +144,5 @@ def test_two_problems_under_one_id_are_refused(curated, rows):
 
 
 def test_nothing_fit_is_an_error_that_says_why(curated):
-    with pytest.raises(DataError, match=r"none of the candidates is fit to learn from \(\{.*'too long': .*\}\); train"):
+    with pytest.raises(DataError, match=r"none of the candidates is fit to learn from \(.*too long: \d, .*\); train"):
         curated(fit={"max_tokens": 1})

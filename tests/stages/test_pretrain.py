@@ -4,8 +4,10 @@ import pytest
 
 from afterbase.config import build
 from afterbase.curate.crawl import Crawl
-from afterbase.errors import DataError
+from afterbase.errors import ConfigError, DataError
+from afterbase.stages import pretrain
 from afterbase.stages.pretrain import STAGE, PretrainConfig, Reader
+from afterbase.stages.run import run_stage
 from afterbase.stages.session import load_pair
 from afterbase.text.tokenizer import EOS, FILL_BEGIN, FILL_END, FILL_HOLE
 from afterbase.track import read_metrics
@@ -54,6 +56,31 @@ def test_the_asked_for_share_of_documents_has_its_middle_last(reader, tokenizer)
         return len(marked) / len(texts)
 
     assert rearranged(0.0) == 0.0 and rearranged(1.0) == 1.0 and rearranged(0.25) == pytest.approx(0.25, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden_size": "32"}, r"recipe: 'architecture': hidden_size='32' must be a whole number"),
+        ({"hiden_size": 32}, r"recipe: 'architecture': unknown key 'hiden_size'; did you mean 'hidden_size'\?"),
+        ({"model_type": "gpt"}, r"recipe: 'architecture': model_type 'gpt' is not supported"),
+    ],
+)
+def test_an_architecture_that_cannot_be_is_told_with_the_recipe(table, small, change, said):
+    """Before a run directory is begun, like every other key."""
+    with pytest.raises(ConfigError, match=said):
+        build(PretrainConfig, table(architecture={**small, **change}), "recipe")
+
+
+def test_a_model_too_large_for_the_memory_is_told_in_words(table, tmp_path, monkeypatch):
+    def full(config):
+        raise RuntimeError("can't allocate memory: you tried to allocate 4000000000000 bytes")
+
+    monkeypatch.setattr(pretrain, "Transformer", full)
+    with pytest.raises(
+        ConfigError, match=r"a model of [\d,]+ parameters does not fit into memory \(can't .*\); make the architecture smaller"
+    ):
+        run_stage("pretrain", STAGE, build(PretrainConfig, table(), "recipe"), tmp_path / "run")
 
 
 def test_a_document_longer_than_the_context_is_an_error_in_words(reader):

@@ -9,8 +9,9 @@ import torch
 from afterbase.config import build
 from afterbase.engine.local import EngineConfig, LocalEngine
 from afterbase.errors import AfterbaseError
-from afterbase.objective.grpo import Grpo
+from afterbase.objective.grpo import Grpo, GrpoConfig
 from afterbase.records import Completion, Message, Prompt, Rollout, Sample, Sampling, Score
+from afterbase.rewards.length import LengthPart
 from afterbase.stages import rl
 from afterbase.stages.rl import Loop, RlConfig
 from afterbase.stages.rl_metrics import rollout_metrics
@@ -53,14 +54,19 @@ def test_each_domain_has_its_own_numbers():
     assert metrics["domain_facts/accuracy/mean"] == 0.0 and "domain_facts/part_format/mean" not in metrics
 
 
+def test_all_failed_verdicts_stop_the_run_whatever_the_share_below_one():
+    with pytest.raises(AfterbaseError, match=r"2 of 2 verdicts failed in one round"):
+        rollout_metrics([[rollout(0.0, "error"), rollout(0.0, "error")]], max_errors=0.99)
+
+
 def test_too_many_failed_verdicts_stop_the_run_in_words():
     with pytest.raises(AfterbaseError, match=r"1 of 4 verdicts failed in one round \(the first: the verifier was lost\).*max_errors=0.2"):
         rollout_metrics(GROUPS, max_errors=0.2)
 
 
 def loop(**changes) -> Loop:
-    config = build(RlConfig, {"model": "m", "prompts": [{"kind": "jsonl", "path": "p"}], **changes}, "recipe")
-    return Loop(config, None, None, None, None, None)
+    config = build(RlConfig, {"model": "m", "prompts": [{"kind": "jsonl", "path": "p"}], "prompts_per_step": 2, **changes}, "recipe")
+    return Loop(config, None, None, None, None, None, None)
 
 
 def test_a_failed_verdict_is_masked_and_moves_nobody_elses_advantage():
@@ -84,19 +90,72 @@ def samples_of(advantages: list[float]) -> list[Sample]:
     return rows
 
 
+@pytest.fixture
+def exact(monkeypatch):
+    """A model computed in float64 from end to end: what says "in float32" for stability's sake says float64 here."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    return lambda directory: load_pair(directory)[0].double()
+
+
+def updated(model, samples: list[Sample], **changes) -> tuple[LocalTrainer, dict[str, float]]:
+    """A trainer with the gradient and the routers' loads of one round of two minibatches, not yet stepped."""
+    part = loop(minibatches=2, **changes)
+    trainer = LocalTrainer(model, part.config.trainer, 1)
+    trainer.step = dict  # leaves the gradient where it can be seen
+    part.session = Session(None, None, trainer, None, None)
+    return trainer, part.update([samples[:2], samples[2:]])
+
+
+def whole(model, samples: list[Sample], config: TrainerConfig, objective: GrpoConfig) -> LocalTrainer:
+    """The same with every answer computed."""
+    trainer = LocalTrainer(model, config, 1)
+    for half in (samples[:2], samples[2:]):
+        (batch,) = pack(half, 4096)
+        trainer.forward_backward(batch, Grpo(objective))
+    return trainer
+
+
+def gradients_agree(one: LocalTrainer, other: LocalTrainer) -> bool:
+    pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
+    return all((a.grad is None and b.grad is None) or torch.allclose(a.grad, b.grad, rtol=1e-9, atol=1e-12) for a, b in pairs)
+
+
 @pytest.mark.parametrize("objective", [{}, {"average": "sequence"}, {"ratio": "sequence"}], ids=["token", "mean", "sequence"])
-def test_answers_without_advantage_are_skipped_and_the_gradient_is_the_same(dense, objective):
+def test_answers_without_advantage_are_skipped_and_the_gradient_is_the_same(dense, exact, objective):
     samples = samples_of([1.0, 0.0, -1.0, 0.0])
-    trainers = [LocalTrainer(load_pair(dense)[0], TrainerConfig(), 1) for _ in range(2)]
-    part = loop(objective=objective)
-    part.session = Session(None, None, trainers[0], None, None)
-    trainers[0].step = dict  # leaves the gradient where it can be seen
-    skipping = part.update([samples[:2], samples[2:]])
-    (batch,) = pack(samples, 4096)
-    trainers[1].forward_backward(batch, Grpo(part.config.objective))
-    assert skipping["train/learned_tokens/count"] == 3 + 4 + 5 + 6
-    for one, other in zip(trainers[0].model.parameters(), trainers[1].model.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-7)
+    skipping, metrics = updated(exact(dense), samples, objective=objective)
+    assert metrics["train/learned_tokens/count"] == (3 + 4 + 5 + 6) / 2
+    assert gradients_agree(skipping, whole(exact(dense), samples, TrainerConfig(), GrpoConfig(**objective)))
+
+
+def loads(trainer: LocalTrainer) -> list[list[int]]:
+    return [load.tolist() for load in trainer.trace.loads.values()]
+
+
+def test_answers_without_advantage_count_where_experts_are_balanced(make_checkpoint, exact):
+    base = make_checkpoint(moe_intermediate_size=15)  # an odd width: torch's grouped product knows no float64
+    samples = samples_of([1.0, 0.0, -1.0, 0.0])
+    balanced = TrainerConfig(balance_loss=0.1)
+    (one, _), other = updated(exact(base), samples, trainer=balanced), whole(exact(base), samples, balanced, GrpoConfig())
+    assert loads(one) == loads(other) and gradients_agree(one, other)
+    free = TrainerConfig(balance_loss=0.0, balance_speed=0.0)
+    (one, _), other = updated(exact(base), samples, trainer=free), whole(exact(base), samples, free, GrpoConfig())
+    assert sum(loads(one)[0]) < sum(loads(other)[0]) and gradients_agree(one, other)
+
+
+def test_a_minibatch_without_gradient_pulls_no_mean_down(dense):
+    _, metrics = updated(load_pair(dense)[0], samples_of([0.0, 0.0, 1.0, -1.0]))
+    _, both = updated(load_pair(dense)[0], samples_of([1.0, -1.0, 1.0, -1.0])[2:] * 2)
+    assert metrics["train/ratio/mean"] == pytest.approx(both["train/ratio/mean"])
+
+
+def test_a_round_whose_verdicts_all_failed_teaches_nothing_where_that_is_allowed(dense):
+    groups = [[rollout(0.0, "error"), rollout(0.0, "error")] for _ in range(2)]
+    assert "train/reward/mean" not in rollout_metrics(groups, max_errors=1.0)
+    samples, metrics = loop().samples(groups)
+    assert samples == [[], []] and metrics == {"train/equal_groups/fraction": 1.0, "train/group_spread/mean": 0.0}
+    trainer, metrics = updated(load_pair(dense)[0], [])
+    assert metrics == {"train/learned_tokens/count": 0.0} and all(each.grad is None for each in trainer.model.parameters())
 
 
 @pytest.fixture
@@ -175,3 +234,43 @@ def test_a_round_of_equal_rewards_changes_nothing(page, trained, dense, tmp_path
     assert (line["train/equal_groups/fraction"], line["train/gradient/norm"], line["train/group_spread/mean"]) == (1.0, 0.0, 0.0)
     before, after = load_pair(dense)[0], load_pair(tmp_path / "run" / "checkpoints" / "final")[0]
     assert all(torch.equal(one, other) for one, other in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_a_verifier_that_dies_stops_the_run_in_words_and_once_mended_it_goes_on(page, trained, command, tmp_path, monkeypatch):
+    recipe, asked = page(saving={"every": 1}), 0
+    whole = trained(recipe)
+
+    async def dying(self, rollout):
+        nonlocal asked
+        asked += 1
+        if asked > 32:  # two rounds of 4 prompts x 4 answers
+            raise OSError("no processes left")
+        return await alive(self, rollout)
+
+    alive = LengthPart.__call__
+    with monkeypatch.context() as broken:
+        broken.setattr(LengthPart, "__call__", dying)
+        code, _, err = command("rl", recipe, "--out", tmp_path / "torn")
+    assert code == 2 and asked == 32 + 2 * 16
+    assert "16 of 16 verdicts failed in one round (the first: length: failed with OSError: no processes left)" in err
+    assert "mend the verifier and run the same command to go on" in err
+    assert command("rl", recipe, "--out", tmp_path / "torn")[0] == 0
+    assert read_metrics(tmp_path / "torn" / "metrics.jsonl") == whole
+
+
+@pytest.mark.parametrize("answers", [["It is 4", ""], ["4", " "]])
+def test_rl_does_not_start_where_verifiers_refuse_the_references(page, rows, command, trained, tmp_path, answers):
+    data = rows(*[{"question": "What is 2 + 2?", "answer": answer, "id": f"row {n}"} for n, answer in enumerate(answers)], name="bad.jsonl")
+    recipe = page(prompts=[{"kind": "jsonl", "path": data}], rewards={"domains": {"default": [{"kind": "match"}]}}, steps=1)
+    code, _, err = command("rl", recipe, "--out", tmp_path / "refused")
+    assert code == 2 and not (tmp_path / "refused" / "metrics.jsonl").exists()
+    assert "the verifiers refuse the reference answers of 1 of 2 prompts, the first: row 1: accuracy: prompt row 1 has no reference" in err
+    assert "at most max_refused_gold=0.02 of them may" in err
+    assert f"`afterbase check-rewards {tmp_path / 'refused' / 'config.json'}`" in err
+    assert command("check-rewards", tmp_path / "refused" / "config.json")[0] == 1
+
+
+def test_a_share_of_refused_references_is_allowed_by_the_recipe(page, rows, trained):
+    data = rows(*[{"question": "?", "answer": answer} for answer in ("4", "5", "6", "")])
+    match = {"prompts": [{"kind": "jsonl", "path": data}], "rewards": {"domains": {"default": [{"kind": "match"}]}}, "steps": 1}
+    assert trained(page(**match, max_refused_gold=0.25, max_errors=1.0))[0]["outcome/error/count"] == 4

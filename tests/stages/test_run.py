@@ -69,7 +69,8 @@ def test_the_same_recipe_takes_the_run_up_and_done_stays_done(tmp_path: Path, da
 
 
 def test_another_recipe_is_refused_with_the_keys_that_differ(tmp_path: Path, data: Path):
-    begin(tmp_path / "run", Recipe(data=data)).close()
+    with begin(tmp_path / "run", Recipe(data=data)) as run:
+        run.tracker.log(0, {"a/b/c": 1.0})
     other = Recipe(data=data, steps=4, objective=Objective(clip=0.3), stop=("x",))
     with pytest.raises(ConfigError) as caught:
         begin(tmp_path / "run", other)
@@ -86,8 +87,22 @@ def test_another_recipe_is_refused_with_the_keys_that_differ(tmp_path: Path, dat
     begin(tmp_path / "run", Recipe(data=data)).close()  # the refusal changed nothing and holds no lock
 
 
+def test_a_run_that_made_nothing_gives_way_to_the_corrected_recipe(tmp_path: Path, data: Path):
+    """A mistake that was told before the first result must not cost the user the directory's name."""
+    with begin(tmp_path / "run", Recipe(data=data, steps=4)) as run:
+        (run.directory / "candidates.jsonl").touch()
+    with begin(tmp_path / "run", Recipe(data=data, steps=5)) as run:
+        assert json.loads((run.directory / "inputs.json").read_text())["recipe"]["steps"] == 5
+        assert json.loads((run.directory / "config.json").read_text())["steps"] == 5
+        (run.directory / "rollouts").mkdir()
+        (run.directory / "rollouts" / "000000.jsonl").write_text("{}")
+    with pytest.raises(ConfigError, match="steps: 5 -> 6"):
+        begin(tmp_path / "run", Recipe(data=data, steps=6))
+
+
 def test_an_input_counts_by_content_and_not_by_place(tmp_path: Path, data: Path):
-    begin(tmp_path / "run", Recipe(data=data)).close()
+    with begin(tmp_path / "run", Recipe(data=data)) as run:
+        run.tracker.log(0, {"a/b/c": 1.0})
     moved = data.rename(tmp_path / "moved.jsonl")
     begin(tmp_path / "run", Recipe(data=moved)).close()
     moved.write_text("{}\n{}\n")

@@ -2,8 +2,9 @@ import pytest
 
 from afterbase.errors import CheckpointError, ConfigError, DataError
 from afterbase.records import Message, Prompt
+from afterbase.text import template
 from afterbase.text.chat import TEMPLATES, prompt_tokens, render, render_text
-from afterbase.text.template import layout
+from afterbase.text.template import HOUSE_TEMPLATE, layout
 
 ASK = (Message("user", "What is 2 + 2?"),)
 SLIDES = (
@@ -85,6 +86,67 @@ def test_templates_find_what_they_expect(template, text):
 def test_a_template_that_fails_or_reaches_out_is_a_data_error(template, says):
     with pytest.raises(DataError, match=says):
         lay(template)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A rendering process with a third of a second for each conversation; the very same one for every request."""
+    renderer = template.Renderer(seconds=0.3)
+    monkeypatch.setattr(template, "_renderer", lambda: renderer)
+    return renderer
+
+
+DOUBLED = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}"
+FOREVER = "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}"
+
+
+@pytest.mark.parametrize(
+    ("hostile", "says"),
+    [
+        ("{% for i in range(10**12) %}a{% endfor %}", "Range too big"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "does not end within 0.3 s of processor time"),
+        (FOREVER, "does not end within 0.3 s of processor time"),
+        ("{{ 'a' * 10**12 }}", "MemoryError"),
+        ("{{ 'a' | center(10**11) }}", "MemoryError"),
+        ("{{ '%1000000000d' % 1 }}", "MemoryError"),
+        (DOUBLED, "MemoryError"),
+        ("{{ 'a' * 20000000 }}", "it writes 20,000,000 characters"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError"),
+        ("{% include 'other' %}", "TypeError"),
+    ],
+)
+def test_a_hostile_template_is_stopped_in_words_and_the_next_one_is_served(short, hostile, says):
+    with pytest.raises(DataError, match=says) as caught:
+        lay(hostile)
+    assert "(user)" in str(caught.value) and "\n" not in str(caught.value)
+    assert lay("{{ messages[0].content }}") == "Hi"
+
+
+@pytest.mark.parametrize(("broken", "says"), [("{{ " + "(" * 20_000, "RecursionError"), ("{{ [1, 2] | random }}", "No filter named")])
+def test_a_template_that_cannot_be_compiled_is_a_checkpoint_error(broken, says):
+    with pytest.raises(CheckpointError, match=says):
+        lay(broken)
+
+
+def test_an_interrupt_between_question_and_answer_gives_nobody_the_wrong_answer(short, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    assert lay("first") == "first"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(short._process.stdout, "readline", interrupt, raising=False)
+        lay("second")
+    assert lay("third") == "third"
+
+
+def test_our_own_template_needs_no_process(monkeypatch):
+    monkeypatch.setattr(template, "_renderer", None)
+    assert lay(HOUSE_TEMPLATE) == "<s><｜User｜>Hi<｜Assistant｜>"
+
+
+def test_half_a_character_goes_through_the_process_as_it_is():
+    assert lay("{{ messages[0].content }}", ({"role": "user", "content": "\ud800🥝\n"},)) == "\ud800🥝\n"
 
 
 def test_a_template_that_is_no_jinja_names_its_line():

@@ -140,12 +140,16 @@ def test_a_file_that_cuts_every_text_short_is_overruled(house, tmp_path):
     [
         ("tokenizer.json", None, "no tokenizer at"),
         ("tokenizer.json", "{}", "is not a tokenizer"),
+        ("tokenizer.json", "[1]", "is not a tokenizer"),
+        ("tokenizer.json", "{" * 100_000, "is not a tokenizer"),
         ("tokenizer_config.json", None, "is missing"),
         ("tokenizer_config.json", "{", "not valid JSON"),
+        ("tokenizer_config.json", "[" * 100_000, "not valid JSON"),
         ("tokenizer_config.json", "[]", "holds list"),
         ("tokenizer_config.json", "{}", "names no end-of-sequence"),
         ("tokenizer_config.json", '{"eos_token": "<nope>"}', "'<nope>', which is not in the vocabulary"),
         ("tokenizer_config.json", '{"eos_token": {"id": 3}, "chat_template": 3}', "neither a string nor a list"),
+        ("tokenizer_config.json", f'{{"eos_token": "{EOS}", "chat_template": [{{"name": "default", "template": 5}}]}}', "neither a string"),
         ("generation_config.json", '{"eos_token_id": "x"}', "must be a token id"),
     ],
 )
@@ -158,6 +162,23 @@ def test_a_broken_directory_is_one_sentence_that_names_it(house, tmp_path, name,
     with pytest.raises(CheckpointError, match=says) as caught:
         Tokenizer.load(tmp_path)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_at_which_the_library_panics_is_a_broken_one_too(house, tmp_path):
+    """A prefix longer than its pieces makes tokenizers panic, which Python sees as something that is no Exception."""
+    house.save(tmp_path)
+    table = json.loads((tmp_path / "tokenizer.json").read_text())
+    table["model"]["continuing_subword_prefix"] = "128"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(table))
+    with pytest.raises(CheckpointError, match="is not a tokenizer"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["nowhere", "file"])
+def test_a_checkpoint_that_is_no_directory_is_said_to_be_none(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=f"{place} is no directory; give a checkpoint's on this machine"):
+        Tokenizer.load(tmp_path / place)
 
 
 def test_a_directory_that_cannot_be_written_is_said_in_words(house, tmp_path):

@@ -39,8 +39,10 @@ def keep_best(groups: Iterable[list[Candidate]], fit: FilterConfig, keep: KeepCo
     dropped: Counter[str] = Counter()
     lengths: list[int] = []
     for group in groups:
-        lengths += [candidate.tokens for candidate in group if candidate.outcome == "correct"]
-        if sum(candidate.outcome == "correct" for candidate in group) > keep.max_pass_rate * len(group):
+        right = [candidate.tokens for candidate in group if candidate.outcome == "correct"]
+        judged = sum(candidate.outcome != "error" for candidate in group)  # a failed verdict says nothing of the problem
+        lengths += right
+        if len(right) > keep.max_pass_rate * judged:
             dropped["problem too easy"] += len(group)
             continue
         usable: dict[str, Candidate] = {}

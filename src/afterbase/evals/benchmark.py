@@ -23,7 +23,7 @@ from afterbase.rewards.format import FormatConfig
 Template = Literal["chat", "r1-zero", "plain"]
 
 
-class DrawConfig(Config):
+class AskConfig(Config):
     """How answers are drawn."""
 
     temperature: float = Field(0.0, ge=0)
@@ -51,7 +51,7 @@ class Benchmark(Config):
     """Added to the end of every question, e.g. how the answer is to be written."""
     rewards: RewardsConfig = RewardsConfig()
     """What judges the answers; accuracy is the share of outcomes that are `correct`."""
-    sampling: DrawConfig = DrawConfig()
+    sampling: AskConfig = AskConfig()
     """How answers are drawn."""
     samples: int = Field(1, ge=1)
     """Answers drawn to each question; more than one needs a temperature above 0."""

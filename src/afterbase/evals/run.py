@@ -10,9 +10,9 @@ from afterbase.evals.benchmark import Benchmark
 from afterbase.evals.result import Answer, Protocol, Result, Row, count
 from afterbase.lineage import fingerprint
 from afterbase.records import Message, Prompt, Rollout, Score
-from afterbase.rewards.base import Reward
+from afterbase.rewards.base import Reward, check_errors
 from afterbase.rewards.language import mixing
-from afterbase.rollouts.sample import sample_group
+from afterbase.rollouts.sample import check_fit, sample_group
 from afterbase.text.chat import prompt_tokens
 from afterbase.text.think import split
 from afterbase.text.tokenizer import Tokenizer
@@ -33,15 +33,18 @@ async def evaluate(
     keep: Callable[[list[Row]], None] = lambda rows: None,
     done: Sequence[Row] = (),
     room: int | None = None,
+    max_errors: float = 1.0,
 ) -> Result:
     """Ask every question that `done` does not answer yet, judge each answer as it arrives, and count them all.
 
     Questions go to the engine `benchmark.together` at a time, and `keep` gets such a wave, in order, when it is complete. A resumed
     evaluation starts with a whole wave, so the engine batches, and thereby rounds, exactly as in a run that was never stopped.
     `on_progress` gets each row as soon as it is judged. `room` is the engine's context in tokens: where it leaves less than the length
-    cap behind the longest question, what it leaves is recorded as the cap.
+    cap behind the longest question, what it leaves is recorded as the cap. A wave with which more than the share `max_errors` of all
+    verdicts so far have failed is not kept, it raises AfterbaseError.
     """
     questions = benchmark.questions()
+    cap = _cap(benchmark, tokenizer, questions, room)
     rows = list(done)
 
     async def answered(at: int) -> Row:
@@ -52,17 +55,22 @@ async def evaluate(
     while len(rows) < len(questions):
         wave = range(len(rows), min(len(rows) + benchmark.together, len(questions)))
         finished = await asyncio.gather(*(answered(at) for at in wave))
+        _check_verdicts([*rows, *finished], max_errors, f"{benchmark.name!r} so far")
         keep(finished)
         rows += finished
-    return count(model, benchmark.name, protocol_of(benchmark, tokenizer, seed, _cap(benchmark, tokenizer, questions, room)), rows)
+    return count(model, benchmark.name, protocol_of(benchmark, tokenizer, seed, cap), rows)
 
 
 def _cap(benchmark: Benchmark, tokenizer: Tokenizer, questions: Sequence[Prompt], room: int | None) -> int:
     """The length that every answer could have: `max_tokens`, or what the model's context leaves behind the longest question."""
     if room is None:
         return benchmark.sampling.max_tokens
-    longest = max(len(prompt_tokens(tokenizer, prompt, benchmark.template)) for prompt in questions)
-    return max(1, min(benchmark.sampling.max_tokens, room - longest))
+    return min(benchmark.sampling.max_tokens, room - check_fit(questions, tokenizer, benchmark.template, room))
+
+
+def _check_verdicts(rows: Sequence[Row], max_errors: float, where: str) -> None:
+    answers = [answer for row in rows for answer in row.answers]
+    check_errors([Score(answer.value, answer.parts, answer.outcome, answer.note) for answer in answers], max_errors, where)
 
 
 def protocol_of(benchmark: Benchmark, tokenizer: Tokenizer, seed: int, cap: int) -> Protocol:

@@ -128,11 +128,15 @@ def settings_section(settings: Mapping[str, str]) -> list[str]:
 
 
 def _domains(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
+    """The accuracy of each domain; its n in the heading where all checkpoints share it, else (verifiers failed) beside each accuracy."""
     names = list(dict.fromkeys(domain for result in results for domain in result.domains))
     table = [("checkpoint", [result.model for result in results])]
     for name in names:
         ends = [result.domains.get(name, UNKNOWN) for result in results]
-        table.append((f"{name} (n={ends[0].n})", [tables.percent(each) for each in ends]))
+        if len({each.n for each in ends}) == 1:
+            table.append((f"{name} (n={ends[0].n})", [tables.percent(each) for each in ends]))
+        else:
+            table.append((name, [f"{tables.percent(each)}, n={each.n}" for each in ends]))
     return table
 
 

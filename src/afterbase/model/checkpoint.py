@@ -23,6 +23,8 @@ from afterbase.model.transformer import Transformer
 
 SHARD_BYTES = 5 << 30
 """Largest file that `save_model` writes."""
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+"""What weights may be stored as, in safetensors' names; anything else (integers, FP8 without its scales) is no weight."""
 NAMED = 6
 """How many wrong tensors an error names."""
 
@@ -32,9 +34,9 @@ def load_config(directory: Path) -> ModelConfig:
     path = directory / "config.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{directory} is no checkpoint: it has no config.json; give a Hugging Face model directory") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}); the checkpoint is damaged, copy it again") from None
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} holds a JSON {type(raw).__name__}, not a table; give a Hugging Face model directory")
@@ -51,28 +53,24 @@ def load_model(directory: Path, device: torch.device | str = "cpu", dtype: torch
     files = _tensor_files(directory)
     if config.num_nextn_predict_layers and not any(_mtp_layer(name, config) is not None for name in files):
         config = replace(config, num_nextn_predict_layers=0, kept={**config.kept, "num_nextn_predict_layers": 0})
+    if (fewest := config.num_hidden_layers + (config.n_routed_experts or 0)) > len(files):
+        raise CheckpointError(  # said before a model of a damaged number's size is laid out
+            f"{directory} does not fit its config.json: it holds {len(files)} tensors, the config wants {fewest} or more; "
+            "the files and config.json are of different models"
+        )
     with torch.device("meta"):
         model = Transformer(config)
     targets = dict(_slots(model))
     _check(targets, {name for name in files if not _is_duplicate(name, config)}, directory)
-    model.to_empty(device=device)
-    targets = dict(_slots(model))  # storage is real now
-    wrong = []
-    for path in sorted(set(files.values())):
+    stored = _check_tensors(targets, files, directory)
+    _allocate(model, device, directory)
+    for path, names in _by_file(files, dict(_slots(model))).items():  # storage is real now
         with _opened(path) as shard:
-            for name in sorted(name for name, file in files.items() if file == path and name in targets):
-                tensor = shard.get_tensor(name)
-                if tensor.shape != targets[name].shape:
-                    wrong.append(f"{name} is {list(tensor.shape)}, the config wants {list(targets[name].shape)}")
-                    continue
-                targets[name].copy_(tensor)
-                if dtype is None and name.endswith("embed_tokens.weight"):
-                    dtype = tensor.dtype  # the routers' biases are float32 in every checkpoint
-    if wrong:
-        raise CheckpointError(f"{directory}: {_some(wrong)}; the files and config.json are of different models")
+            for name, target in names.items():
+                target.copy_(shard.get_tensor(name))
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
-    return _cast(model, dtype or torch.float32)
+    return _cast(model, dtype or stored)
 
 
 def save_model(model: Transformer, directory: Path, dtype: torch.dtype | None = None) -> None:
@@ -137,7 +135,7 @@ def _tensor_files(directory: Path) -> dict[str, Path]:
     if index.exists():
         try:
             paths = sorted({directory / file for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{index} cannot be read ({error}); it needs a 'weight_map'; copy the checkpoint again") from None
     else:
         paths = sorted(directory.glob("*.safetensors"))
@@ -166,6 +164,48 @@ def _check(targets: Mapping[str, Tensor], found: set[str], directory: Path) -> N
     complaints += [f"not in this model: {_some(extra)}"] if extra else []
     if complaints:
         raise CheckpointError(f"{directory} does not fit its config.json: {'; '.join(complaints)}")
+
+
+def _check_tensors(targets: Mapping[str, Tensor], files: Mapping[str, Path], directory: Path) -> torch.dtype:
+    """The checkpoint's dtype, which is its embedding's (routers' biases are float32 everywhere); CheckpointError names what is misshapen
+    or holds no plain floating-point numbers. Only headers are read, nothing is allocated."""
+    wrong, found = [], torch.float32
+    for path, names in _by_file(files, targets).items():
+        with _opened(path) as shard:
+            for name, target in names.items():
+                tensor = shard.get_slice(name)
+                shape, dtype = tensor.get_shape(), tensor.get_dtype()
+                if shape != list(target.shape):
+                    wrong.append(f"{name} is {shape}, the config wants {list(target.shape)}")
+                elif dtype not in DTYPES:
+                    wrong.append(f"{name} holds {dtype}, not one of {', '.join(DTYPES)}: convert it to bfloat16")
+                elif name.endswith("embed_tokens.weight"):
+                    found = DTYPES[dtype]
+    if wrong:
+        raise CheckpointError(f"{directory}: {_some(wrong)}; the files and config.json are of different models")
+    return found
+
+
+def _by_file(files: Mapping[str, Path], targets: Mapping[str, Tensor]) -> dict[Path, dict[str, Tensor]]:
+    """The tensors to fill by the file that holds them, each file to be opened once."""
+    found: dict[Path, dict[str, Tensor]] = {}
+    for name in sorted(files.keys() & targets.keys(), key=lambda name: (files[name], name)):
+        found.setdefault(files[name], {})[name] = targets[name]
+    return found
+
+
+def _allocate(model: Transformer, device: torch.device | str, directory: Path) -> None:
+    """Give a model that was laid out on "meta" its memory."""
+    try:
+        model.to_empty(device=device)
+    except RuntimeError as error:  # torch's out-of-memory errors, on either kind of device
+        if "memory" not in str(error):
+            raise
+        size = sum(tensor.nbytes for tensor in model.state_dict().values())
+        raise CheckpointError(
+            f"{directory}: a model of {size:,} bytes does not fit into memory ({str(error).splitlines()[0]}); "
+            "take a smaller model or a machine with more"
+        ) from None
 
 
 def _some(items: list[str]) -> str:

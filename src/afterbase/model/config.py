@@ -9,6 +9,7 @@ from typing import Any
 
 from afterbase.config import nearest
 from afterbase.errors import ConfigError
+from afterbase.model.check import check_kinds, check_parts, check_scaling, check_sizes, shown
 
 FAMILIES = ("llama", "qwen2", "qwen3", "deepseek_v3")
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
@@ -115,31 +116,36 @@ class ModelConfig:
         """The configuration in a Hugging Face table; ConfigError names what is unsupported or missing."""
         family = raw.get("model_type")
         if family not in FAMILIES:
-            near = difflib.get_close_matches(str(family), FAMILIES, n=1)
+            near = difflib.get_close_matches(str(family)[:40], FAMILIES, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{source}: model_type {family!r} is not supported, only {', '.join(FAMILIES)}{hint}")
+            raise ConfigError(f"{source}: model_type {shown(family)} is not supported, only {', '.join(FAMILIES)}{hint}")
+        check_kinds(raw, cls, source)
         _refuse_unsupported(raw, source)
         known = {**_BY_FAMILY[family], **{key: value for key, value in raw.items() if key in cls.__dataclass_fields__}}
         missing = [key for key in _REQUIRED + (_REQUIRED_MLA if family == "deepseek_v3" else ()) if known.get(key) is None]
         if missing:
             raise ConfigError(f"{source}: a {family} config needs {', '.join(missing)}; add them or use a complete config.json")
-        heads = known["num_attention_heads"]
-        known["num_key_value_heads"] = known.get("num_key_value_heads") or heads
-        known["head_dim"] = known.get("head_dim") or known["hidden_size"] // heads
         known |= _rope(raw, source)
+        check_sizes(known, source)
+        known |= _heads(known, source)
         if family in ("llama", "qwen3") and raw.get("attention_bias"):
             known |= {"qkv_bias": True, "o_bias": True}
-        config = cls(**{key: value for key, value in known.items() if key != "kept" and value is not None}, kept=dict(raw))
-        config._check(source)
+        given = {key: value for key, value in known.items() if key != "kept" and value is not None}
+        # A config may write 1 for 1.0; below here a number is of the kind that it is declared to be.
+        reals = {key: float(value) for key, value in given.items() if cls.__annotations__[key] == "float"}
+        config = cls(**{**given, **reals}, kept=dict(raw))
+        check_parts(config, source)
         return config
 
     @classmethod
     def from_recipe(cls, raw: Mapping[str, Any], source: str = "architecture") -> ModelConfig:
         """The configuration in a recipe's table, where a key that nothing reads is a mistake; a config.json may hold any."""
         known = {*cls.__dataclass_fields__, *_READ_TOO} - {"kept", "qkv_bias", "o_bias", "qk_norm"}
-        for key in raw:
+        for key, value in raw.items():
             if key not in known:
                 raise ConfigError(f"{source}: unknown key {key!r}{nearest(key, sorted(known))}")
+            if not isinstance(value, str | int | float | list | dict):
+                raise ConfigError(f"{source}: {key}={value} is no value that a config.json can hold; give text, a number or a list")
         return cls.from_hf(raw, source)
 
     def to_hf(self) -> dict[str, Any]:
@@ -151,24 +157,6 @@ class ModelConfig:
             name = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[self.model_type]
             table["architectures"] = [f"{name}ForCausalLM"]
         return table
-
-    def _check(self, source: str) -> None:
-        if not self.is_mla and self.num_attention_heads % self.num_key_value_heads:
-            raise ConfigError(
-                f"{source}: num_attention_heads={self.num_attention_heads} does not divide into "
-                f"num_key_value_heads={self.num_key_value_heads} groups; make it a multiple"
-            )
-        experts = self.n_routed_experts
-        if experts is None:
-            return
-        if experts % self.n_group:
-            raise ConfigError(f"{source}: n_routed_experts={experts} does not divide into n_group={self.n_group}; make it a multiple")
-        reachable = experts // self.n_group * self.topk_group
-        if self.num_experts_per_tok > reachable:
-            raise ConfigError(
-                f"{source}: num_experts_per_tok={self.num_experts_per_tok} exceeds the {reachable} experts in "
-                f"topk_group={self.topk_group} of n_group={self.n_group} groups; lower it or allow more groups"
-            )
 
 
 _SHARED_FIELDS = (
@@ -200,26 +188,46 @@ def _refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
     """What would silently change the numbers if it were ignored is refused by name."""
     if raw.get("use_sliding_window"):
         raise ConfigError(f"{source}: use_sliding_window=true is not supported; only full attention is")
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method")
-        raise ConfigError(f"{source}: {method!r} quantized weights are not supported; convert the checkpoint to bfloat16 first")
+    if quantization := raw.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
+        raise ConfigError(f"{source}: {shown(method)} quantized weights are not supported; convert the checkpoint to bfloat16 first")
+    strangers = [key for key in ("kv_lora_rank", "n_routed_experts") if raw.get(key) is not None and raw["model_type"] != "deepseek_v3"]
+    if strangers:
+        raise ConfigError(f"{source}: a {raw['model_type']} has no {strangers[0]}; take it out, or set model_type to 'deepseek_v3'")
     if raw.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f"{source}: hidden_act={raw['hidden_act']!r} is not supported, only 'silu'")
+        raise ConfigError(f"{source}: hidden_act={shown(raw['hidden_act'])} is not supported, only 'silu'")
     if raw.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ConfigError(f"{source}: partial_rotary_factor={raw['partial_rotary_factor']} is not supported, only 1")
+        raise ConfigError(f"{source}: partial_rotary_factor={shown(raw['partial_rotary_factor'])} is not supported, only 1")
     if raw.get("moe_layer_freq", 1) != 1:
-        raise ConfigError(f"{source}: moe_layer_freq={raw['moe_layer_freq']} is not supported, only 1 (DeepSeek-V3)")
+        raise ConfigError(f"{source}: moe_layer_freq={shown(raw['moe_layer_freq'])} is not supported, only 1 (DeepSeek-V3)")
     if raw.get("topk_method", "noaux_tc") != "noaux_tc":
-        raise ConfigError(f"{source}: topk_method={raw['topk_method']!r} is not supported, only 'noaux_tc' (DeepSeek-V3)")
+        raise ConfigError(f"{source}: topk_method={shown(raw['topk_method'])} is not supported, only 'noaux_tc' (DeepSeek-V3)")
     if raw.get("scoring_func", "sigmoid") != "sigmoid":
-        raise ConfigError(f"{source}: scoring_func={raw['scoring_func']!r} is not supported, only 'sigmoid' (DeepSeek-V3)")
+        raise ConfigError(f"{source}: scoring_func={shown(raw['scoring_func'])} is not supported, only 'sigmoid' (DeepSeek-V3)")
 
 
 def _rope(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Rotary settings from either of Hugging Face's layouts: `rope_parameters` (5.x) or `rope_theta` + `rope_scaling`."""
     table = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
-    theta = table.pop("rope_theta", None) or raw.get("rope_theta", 10000.0)
+    theta = table.pop("rope_theta", None)
+    theta = raw.get("rope_theta") if theta is None else theta
     kind = table.get("rope_type") or table.pop("type", None) or "default"
     if kind not in ROPE_KINDS:
-        raise ConfigError(f"{source}: rope type {kind!r} is not supported, only {', '.join(ROPE_KINDS)}")
-    return {"rope_theta": float(theta), "rope_scaling": {} if kind == "default" else {**table, "rope_type": kind}}
+        raise ConfigError(f"{source}: rope type {shown(kind)} is not supported, only {', '.join(ROPE_KINDS)}")
+    check_scaling(kind, table, source)
+    check_kinds({"rope_theta": theta}, ModelConfig, source)
+    return {
+        "rope_theta": 10000.0 if theta is None else float(theta),
+        "rope_scaling": {} if kind == "default" else {**table, "rope_type": kind},
+    }
+
+
+def _heads(known: Mapping[str, Any], source: str) -> dict[str, int]:
+    """Heads of keys and values, and the width of a head, where the config leaves them to be worked out."""
+    width, heads = known["hidden_size"], known["num_attention_heads"]
+    found = {"num_key_value_heads": known.get("num_key_value_heads") or heads, "head_dim": known.get("head_dim") or width // heads}
+    if known.get("head_dim") is None and known["model_type"] != "deepseek_v3" and width % heads:
+        raise ConfigError(
+            f"{source}: hidden_size={width} does not divide into num_attention_heads={heads}; make it a multiple, or give head_dim"
+        )
+    return found

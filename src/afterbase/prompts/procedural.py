@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from afterbase.config import Config, nearest
+from afterbase.config import nearest
 from afterbase.errors import ConfigError
+from afterbase.prompts.base import Sided
 from afterbase.prompts.general import EVERYDAY
 from afterbase.prompts.rows import held_out
 from afterbase.records import Message, Prompt
 
 
-class ProceduralSource(Config):
+class ProceduralSource(Sided):
     """A generator of questions whose answers are known."""
 
     kind: Literal["procedural"] = "procedural"
@@ -33,16 +34,6 @@ class ProceduralSource(Config):
     """What judges the answers."""
     weight: float = Field(1.0, gt=0)
     """Share of the mixture, relative to the other sources' weights."""
-    hold_out: float = Field(0.0, ge=0, lt=1)
-    """The fraction of all possible questions that is kept away from training, whatever the seed."""
-    part: Literal["train", "held_out"] = "train"
-    """Which side of `hold_out` to make; a question's own text decides where it belongs, so the sides never meet."""
-
-    @model_validator(mode="after")
-    def _something_held_out(self) -> ProceduralSource:
-        if self.part == "held_out" and self.hold_out == 0:
-            raise ValueError("part='held_out' of hold_out=0 is empty; set hold_out to the fraction that training left out")
-        return self
 
     def open(self, seed: int) -> Generated:
         """The source; ConfigError when the generator or its settings do not exist."""

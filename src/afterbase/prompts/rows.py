@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from afterbase.config import Config
 from afterbase.errors import ConfigError, DataError
+from afterbase.prompts.base import Sided
 from afterbase.records import Message, Prompt
 
 
@@ -52,7 +53,7 @@ class RowSource:
         return self.prompts[index]
 
 
-class FileSettings(Config):
+class FileSettings(Sided):
     """What every file source can be told."""
 
     path: Path
@@ -70,10 +71,6 @@ class FileSettings(Config):
     goes along whole in `Prompt.extra`."""
     limit: int | None = Field(None, gt=0)
     """At most this many prompts, the first of the chosen part; rows behind them are not read."""
-    hold_out: float = Field(0.0, ge=0, lt=1)
-    """The fraction of questions that is kept away from training."""
-    part: Literal["train", "held_out"] = "train"
-    """Which side of `hold_out` to read; a question's own text decides where it belongs, so the sides never meet, in any file."""
 
     @field_validator("answer_pattern")
     @classmethod
@@ -85,12 +82,6 @@ class FileSettings(Config):
         if pattern and not groups:
             raise ValueError("has no group; put the answer's part between parentheses, as in '#### (.+)$'")
         return pattern
-
-    @model_validator(mode="after")
-    def _something_held_out(self) -> FileSettings:
-        if self.part == "held_out" and self.hold_out == 0:
-            raise ValueError("part='held_out' of hold_out=0 is empty; set hold_out to the fraction that training left out")
-        return self
 
     def open(self, seed: int) -> RowSource:
         """Read the file; DataError names file and line of the first row that does not fit. The seed is not needed."""
@@ -175,7 +166,8 @@ def _lines(path: Path) -> Iterator[bytes]:
     except FileNotFoundError:
         raise DataError(_missing(path)) from None
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}); give a whole, readable file whose ending says how it is compressed") from None
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read ({why}); give a whole, readable file whose ending says how it is compressed") from None
 
 
 def _missing(path: Path) -> str:

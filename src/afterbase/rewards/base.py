@@ -10,13 +10,16 @@ from typing import Annotated, Protocol
 from pydantic import Field
 
 from afterbase.config import Config
-from afterbase.errors import ConfigError
-from afterbase.records import Completion, Outcome, Prompt, Rollout, Score
+from afterbase.errors import AfterbaseError, ConfigError
+from afterbase.records import Rollout, Score
+from afterbase.rewards.code import CodeConfig
 from afterbase.rewards.format import FormatConfig
+from afterbase.rewards.instructions import InstructionsConfig
 from afterbase.rewards.language import LanguageConfig
 from afterbase.rewards.length import LengthConfig
 from afterbase.rewards.match import MatchConfig
 from afterbase.rewards.math import MathConfig
+from afterbase.rewards.repetition import RepetitionConfig
 from afterbase.text.think import OPEN
 
 DEFAULT = "default"  # the route of every domain that has none of its own
@@ -47,7 +50,10 @@ class Reward(Protocol):
         """End what it has started."""
 
 
-PartConfig = Annotated[MathConfig | MatchConfig | FormatConfig | LanguageConfig | LengthConfig, Field(discriminator="kind")]
+PartConfig = Annotated[
+    MathConfig | CodeConfig | MatchConfig | FormatConfig | LanguageConfig | LengthConfig | RepetitionConfig | InstructionsConfig,
+    Field(discriminator="kind"),
+]
 
 
 class RewardsConfig(Config):
@@ -85,12 +91,12 @@ class Judge:
             return Score(0.0, {}, "error", "the engine failed, there is nothing to judge")
         if self.opened and not rollout.text.startswith(OPEN):
             rollout = replace(rollout, text=OPEN + rollout.text)
-        scores = await asyncio.gather(*(_judge(weighted.part, rollout) for weighted in route))
+        scores = await asyncio.gather(*(judge_part(weighted.part, rollout) for weighted in route))
         verdict = scores[route.index(self.verdict(rollout.prompt.domain))]
-        failed = [score for score in scores if score.outcome == "error"]
+        failed = [f"{each.part.name}: {score.note}" for each, score in zip(route, scores, strict=True) if score.outcome == "error"]
         parts = {name: value for score in scores if score.outcome != "error" for name, value in score.parts.items()}
         if failed:
-            return Score(0.0, parts, "error", "; ".join(score.note for score in failed))
+            return Score(0.0, parts, "error", "; ".join(failed))
         total = sum(weighted.weight * score.value for weighted, score in zip(route, scores, strict=True))
         return Score(total, parts, verdict.outcome, _note(route, scores))
 
@@ -128,28 +134,19 @@ def build(config: RewardsConfig) -> Judge:
     return Judge(routes, config.opened)
 
 
-async def check_gold(judge: Judge, prompts: Iterable[Prompt]) -> list[Prompt]:
-    r"""The prompts whose own reference answer the judge would not accept, in \boxed{} and in <answer> alike; it should be none.
-
-    Domains whose verdict compares nothing with a reference (format alone) have no such answer to check and are passed over.
-    """
-    refused = []
-    for prompt in prompts:
-        part = judge.verdict(prompt.domain).part
-        if part.verdict and not await _accepts_gold(part, prompt):
-            refused.append(prompt)
-    return refused
+def check_errors(scores: Iterable[Score], most: float, where: str) -> None:
+    """AfterbaseError when more than the share `most` of the verdicts failed: what is left says little, and the verifier needs mending."""
+    scores = list(scores)
+    failed = [score for score in scores if score.outcome == "error"]
+    if len(failed) > most * len(scores):
+        raise AfterbaseError(
+            f"{len(failed)} of {len(scores)} verdicts failed in {where} (the first: {failed[0].note}); at most max_errors={most:g} "
+            "may, because they say nothing; mend the verifier and run the same command to go on"
+        )
 
 
-async def _accepts_gold(part: Part, prompt: Prompt) -> bool:
-    forms = ("<think>As given.</think>\n\\boxed{%s}", "<think>As given.</think> <answer>%s</answer>")
-    rollouts = [Rollout(prompt, (), Completion((), (), (), 0, "stop"), form.replace("%s", prompt.answer or "")) for form in forms]
-    outcomes: list[Outcome] = [(await _judge(part, rollout)).outcome for rollout in rollouts]
-    return outcomes == ["correct"] * len(forms)
-
-
-async def _judge(part: Part, rollout: Rollout) -> Score:
-    """The part's score, asked a second time after an error: a lost verifier is usually a passing trouble."""
+async def judge_part(part: Part, rollout: Rollout) -> Score:
+    """One part's score, asked a second time after an error: a lost verifier is usually a passing trouble."""
     score = await _ask(part, rollout)
     return await _ask(part, rollout) if score.outcome == "error" else score
 
@@ -158,7 +155,7 @@ async def _ask(part: Part, rollout: Rollout) -> Score:
     try:
         return await part(rollout)
     except Exception as error:  # a bad rollout is data: one that a part cannot handle must not end the run
-        return Score(0.0, {}, "error", f"{part.name} failed with {type(error).__name__}: {error}")
+        return Score(0.0, {}, "error", f"failed with {type(error).__name__}: {error}")
 
 
 def _note(route: Sequence[Weighted], scores: Sequence[Score]) -> str:

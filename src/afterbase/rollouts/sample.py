@@ -31,9 +31,10 @@ async def sample_group(engine: Engine, tokenizer: Tokenizer, prompt: Prompt, tem
     return [Rollout(prompt, tuple(tokens), completion, opened + answer_text(tokenizer, completion)) for completion in completions]
 
 
-def check_fit(prompts: Iterable[Prompt], tokenizer: Tokenizer, template: str, room: int) -> None:
-    """DataError when prompts leave no room for an answer: told before the first step, not at the one that draws them."""
-    lengths = ((prompt.id, len(prompt_tokens(tokenizer, prompt, template))) for prompt in prompts)
+def check_fit(prompts: Iterable[Prompt], tokenizer: Tokenizer, template: str, room: int) -> int:
+    """The longest prompt's tokens; DataError when prompts leave no room for an answer, told before the first step, not at the one that
+    draws them."""
+    lengths = [(prompt.id, len(prompt_tokens(tokenizer, prompt, template))) for prompt in prompts]
     long = [(name, length) for name, length in lengths if length >= room]
     if long:
         name, length = long[0]
@@ -41,6 +42,7 @@ def check_fit(prompts: Iterable[Prompt], tokenizer: Tokenizer, template: str, ro
         raise DataError(
             f"prompt {name}: a prompt of {length} tokens leaves no room in the context of {room}{others}; shorten it, or leave it out"
         )
+    return max((length for _, length in lengths), default=0)
 
 
 def answer_text(tokenizer: Tokenizer, completion: Completion) -> str:

@@ -11,8 +11,9 @@ def sources_in(value: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(value, Mapping):
         if "part" in value and "hold_out" in value:
             yield value
-        for inner in value.values():
-            yield from sources_in(inner)
+        for key, inner in value.items():
+            if key != "held_out":  # asked during training, never trained on; the recipe itself is checked for that
+                yield from sources_in(inner)
     elif isinstance(value, list):
         for inner in value:
             yield from sources_in(inner)

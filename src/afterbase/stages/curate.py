@@ -22,9 +22,9 @@ from afterbase.errors import ConfigError, DataError
 from afterbase.lineage import digest, storing, sync, write_atomic
 from afterbase.prompts.rows import json_rows
 from afterbase.prompts.source import SourceConfig, open_mixture
-from afterbase.records import Prompt, Sampling
-from afterbase.rewards.base import Judge, RewardsConfig, build
-from afterbase.rollouts.sample import sample_group
+from afterbase.records import Prompt, Score
+from afterbase.rewards.base import Judge, RewardsConfig, build, check_errors
+from afterbase.rollouts.sample import check_fit, sample_group
 from afterbase.rollouts.store import record
 from afterbase.stages.rl import DrawConfig
 from afterbase.stages.run import Run, StageKind
@@ -67,6 +67,8 @@ class CurateConfig(Config):
     """Problems answered together; a killed run repeats at most these."""
     engine: EngineConfig = EngineConfig()
     """How the engine batches."""
+    max_errors: float = Field(0.2, ge=0, le=1)
+    """Share of the verdicts so far that may fail (the verifier's fault, masked) before the run stops in words."""
     seed: int = 0
     """Fixes problems and draws."""
 
@@ -115,13 +117,18 @@ async def _draw(config: CurateConfig, run: Run, prompts: list[Prompt], done: int
     """Answer and judge the problems from number `done` on, some at once; each lot is on disk before the next begins."""
     model, tokenizer = load_pair(config.model)
     engine = LocalEngine(model, config.engine, tokenizer.decode)
+    check_fit(prompts, tokenizer, config.template, engine.room)
     judge = build(config.rewards)
+    verdicts = [_verdict(row) for _, _, row in json_rows(path)] if done else []
     try:
         with run.progress(len(prompts), "candidates", done) as progress, storing(path), path.open("a", encoding="utf-8") as file:
             for first in range(done, len(prompts), config.at_once):
                 lot = list(enumerate(prompts))[first : first + config.at_once]
-                rows = await asyncio.gather(*[_group(config, engine, tokenizer, judge, number, prompt) for number, prompt in lot])
-                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for group in rows for row in group))
+                groups = await asyncio.gather(*[_group(config, engine, tokenizer, judge, number, prompt) for number, prompt in lot])
+                rows = [row for group in groups for row in group]
+                verdicts += map(_verdict, rows)
+                check_errors(verdicts, config.max_errors, "the candidates so far")  # a lot that is refused is drawn again
+                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
                 file.flush()
                 sync(path)
                 progress.advance(len(lot))
@@ -134,12 +141,15 @@ async def _group(
     config: CurateConfig, engine: LocalEngine, tokenizer: Tokenizer, judge: Judge, number: int, prompt: Prompt
 ) -> list[dict[str, Any]]:
     """One problem's candidates, judged."""
-    draw = config.sampling
     seed = (config.seed << 40) + number
-    sampling = Sampling(draw.temperature, draw.top_p, draw.top_k, draw.max_tokens, draw.stop, seed=seed)
-    rollouts = await sample_group(engine, tokenizer, prompt, config.template, sampling, config.candidates)
+    rollouts = await sample_group(engine, tokenizer, prompt, config.template, config.sampling.sampling(seed), config.candidates)
     scores = await asyncio.gather(*[judge(rollout) for rollout in rollouts])
     return [record(rollout.judged(score), seed) for rollout, score in zip(rollouts, scores, strict=True)]
+
+
+def _verdict(row: dict[str, Any]) -> Score:
+    """What was thought of a recorded candidate."""
+    return Score(row["value"], row["parts"], row["outcome"], row["note"])
 
 
 def _whole_chunks(path: Path, config: CurateConfig) -> int:
@@ -161,9 +171,9 @@ def _whole_chunks(path: Path, config: CurateConfig) -> int:
 def _rows(config: CurateConfig, kept: Kept, prompts: dict[str, Prompt]) -> list[dict[str, Any]]:
     """The training rows: kept responses with their pedigree, then the non-reasoning ones."""
     if not kept.candidates:
+        why = ", ".join(f"{reason}: {count}" for reason, count in sorted(kept.dropped.items()))
         raise DataError(
-            f"none of the candidates is fit to learn from ({dict(kept.dropped)}); train {config.model} further, draw more candidates "
-            "or loosen `fit`"
+            f"none of the candidates is fit to learn from ({why}); train {config.model} further, draw more candidates or loosen `fit`"
         )
     model = digest(config.model)
     rows = [
@@ -187,13 +197,15 @@ def _row(system: str, prompt: Prompt, response: str, pedigree: dict[str, Any]) -
 
 
 def _summary(groups: dict[str, list[Candidate]], kept: Kept, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What was drawn, kept and dropped: the accuracy and length trade-off of [V3 Table 9]."""
+    """What was drawn, kept and dropped: the accuracy and length trade-off of [V3 Table 9]. Failed verdicts count as errors only."""
     candidates = [candidate for group in groups.values() for candidate in group]
+    judged = [candidate for candidate in candidates if candidate.outcome != "error"]
     lengths = [candidate.tokens for candidate in kept.candidates]
     return {
         "problems": len(groups),
         "candidates": len(candidates),
-        "pass_rate": sum(candidate.outcome == "correct" for candidate in candidates) / len(candidates),
+        "errors": len(candidates) - len(judged),
+        "pass_rate": sum(candidate.outcome == "correct" for candidate in judged) / len(judged),
         "mean_length_of_correct": kept.mean_length_correct,
         "mean_length_of_kept": sum(lengths) / len(lengths),
         "kept": len(kept.candidates),

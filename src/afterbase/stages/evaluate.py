@@ -20,9 +20,11 @@ from afterbase.evals.run import evaluate
 from afterbase.evals.suite import AnyBenchmark
 from afterbase.evals.transcripts import Transcripts
 from afterbase.lineage import write_atomic
-from afterbase.model.checkpoint import load_model
+from afterbase.model.checkpoint import load_config, load_model
 from afterbase.prompts.rows import FileSettings
+from afterbase.records import Prompt
 from afterbase.rewards.base import build
+from afterbase.rollouts.sample import check_fit
 from afterbase.stages.run import Run, StageKind
 from afterbase.stages.session import check_pair, device_of
 from afterbase.text.tokenizer import Tokenizer
@@ -45,6 +47,8 @@ class EvaluateConfig(Config):
     """How the engine batches."""
     device: str | None = None
     """Where the models run, "cpu" or "cuda:1"; the GPU where there is one when absent."""
+    max_errors: float = Field(0.2, ge=0, le=1)
+    """Share of a checkpoint's verdicts on one benchmark that may fail (the verifier's fault, masked) before the run stops in words."""
     seed: int = 0
     """Fixes sampled answers; which questions are asked is the benchmarks' own seed."""
 
@@ -73,7 +77,9 @@ class EvaluateConfig(Config):
 def run_evaluate(config: EvaluateConfig, run: Run) -> None:
     """Ask everything that transcripts.jsonl does not answer yet, then write results.json and report.md."""
     transcripts = Transcripts(run.directory / "transcripts.jsonl")
-    sizes = {benchmark.name: len(benchmark.questions()) for benchmark in config.benchmarks}
+    questions = {benchmark.name: benchmark.questions() for benchmark in config.benchmarks}
+    _check_fit(config, questions)
+    sizes = {name: len(asked) for name, asked in questions.items()}
     done = {
         (name, benchmark.name): transcripts.done(name, benchmark.name, sizes[benchmark.name], benchmark.together)
         for name in config.checkpoints
@@ -115,7 +121,7 @@ async def _evaluate_model(
             judge = build(benchmark.rewards)
             keep = partial(transcripts.keep, name, benchmark.name)
             options = {"model": name, "seed": config.seed, "on_progress": on_progress, "keep": keep, "done": done[name, benchmark.name]}
-            options["room"] = engine.room
+            options |= {"room": engine.room, "max_errors": config.max_errors}
             try:
                 results.append(await evaluate(engine, tokenizer, benchmark, judge, **options))
             finally:
@@ -123,6 +129,14 @@ async def _evaluate_model(
     finally:
         await engine.close()
     return results
+
+
+def _check_fit(config: EvaluateConfig, questions: Mapping[str, Sequence[Prompt]]) -> None:
+    """DataError when a question leaves some checkpoint no room for an answer: told before the first checkpoint is asked anything."""
+    for name, directory in config.checkpoints.items():
+        tokenizer, context = Tokenizer.load(directory), load_config(directory).max_position_embeddings
+        for benchmark in config.asked(name):
+            check_fit(questions[benchmark.name], tokenizer, benchmark.template, min(config.engine.context or context, context))
 
 
 def _opened(directory: Path, config: EvaluateConfig) -> tuple[Tokenizer, LocalEngine]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from afterbase.config import Config
 from afterbase.stages.run import StageKind
+
+if TYPE_CHECKING:
+    from afterbase.stages.pipeline import Planned
 
 WELL_KNOWN = (
     "steps",
@@ -25,18 +27,7 @@ WELL_KNOWN = (
 )
 
 
-class Node(Protocol):
-    """What the table needs to know of a stage."""
-
-    name: str
-    stage: str
-    kind: StageKind
-    config: Config
-    directory: Path
-    needs: tuple[str, ...]
-
-
-def drawn(title: str, stages: Sequence[Node], told: Mapping[str, str]) -> Table:
+def drawn(title: str, stages: Sequence[Planned], told: Mapping[str, str]) -> Table:
     """The graph of a pipeline, one row a stage; `told` says what would happen to each."""
     table = Table(title=title, title_justify="left")
     for column in ("stage", "kind", "from", "size", "state"):

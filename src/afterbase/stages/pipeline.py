@@ -106,6 +106,10 @@ def read_pipeline(path: Path, overrides: list[str]) -> PipelineConfig:
     """A pipeline's recipe with `seed=1`, `directory=...`, `shared.rl.steps=3` and `zero.steps=3` (of stage `zero`) applied."""
     table = read_toml(path)
     entries = table.get("stages")
+    if entries is None and not any(override.strip().startswith("stages") for override in overrides):
+        raise ConfigError(
+            f"{path} is no pipeline, it has no [[stages]]; a stage's own recipe runs with that stage's command, e.g. afterbase rl {path}"
+        )
     named = {entry.get("name"): entry for entry in entries if isinstance(entry, dict)} if isinstance(entries, list) else {}
     own, of_stage = [], []
     for override in overrides:

@@ -7,12 +7,12 @@ from random import Random
 from time import perf_counter
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from afterbase.config import Config
 from afterbase.curate.crawl import Crawl, CrawlConfig
 from afterbase.dist import here
-from afterbase.errors import DataError
+from afterbase.errors import ConfigError, DataError
 from afterbase.model.config import ModelConfig
 from afterbase.model.transformer import Transformer
 from afterbase.objective.likelihood import Likelihood
@@ -49,6 +49,15 @@ class PretrainConfig(Config):
     """When checkpoints are written."""
     seed: int = 0
     """Fixes the weights' start and every document."""
+
+    @field_validator("architecture")
+    @classmethod
+    def _is_a_models(cls, architecture: dict[str, Any]) -> dict[str, Any]:
+        try:
+            ModelConfig.from_recipe(architecture, "")
+        except ConfigError as error:
+            raise ValueError(str(error).removeprefix(": ")) from None
+        return architecture
 
 
 def run_pretrain(config: PretrainConfig, run: Run) -> None:
@@ -103,7 +112,15 @@ class Reader:
 def _fresh(config: PretrainConfig, architecture: ModelConfig, crawl: Crawl) -> tuple[Transformer, Tokenizer]:
     """A tokenizer trained on the first documents, and a model with fresh weights."""
     tokenizer = train_bpe(crawl.documents(0, config.tokenizer_documents), architecture.vocab_size, list(SPECIAL), HOUSE_TEMPLATE)
-    return Transformer(architecture).initialize(config.seed).to(here().device), tokenizer
+    try:
+        return Transformer(architecture).initialize(config.seed).to(here().device), tokenizer
+    except RuntimeError as error:  # torch's out-of-memory errors, on either kind of device
+        if "memory" not in str(error):
+            raise
+        size = count_parameters(architecture.kept)
+        raise ConfigError(
+            f"a model of {size:,} parameters does not fit into memory ({str(error).splitlines()[0]}); make the architecture smaller"
+        ) from None
 
 
 def _size(config: PretrainConfig) -> dict[str, int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from time import perf_counter
 from typing import Any, Literal
 
@@ -22,6 +24,8 @@ from afterbase.records import Prompt, Rollout, Sample, Sampling
 from afterbase.rewards.base import Judge, RewardsConfig, build
 from afterbase.rollouts.sample import check_fit, sample_group
 from afterbase.rollouts.store import write_rollouts
+from afterbase.stages.check_rewards import refuse_bad_gold
+from afterbase.stages.held_out import NOTHING, HeldOut, HeldOutConfig, open_questions, trained_on
 from afterbase.stages.rl_metrics import rollout_metrics
 from afterbase.stages.run import Run, StageKind
 from afterbase.stages.session import Session, learn
@@ -32,9 +36,11 @@ from afterbase.train.trainer import LocalTrainer, TrainerConfig
 OVER_COMPUTED = {"train/ratio/mean", "train/clip_fraction/mean", "train/policy_kl/mean", "train/reference_kl/mean"}
 """Metrics of the objective: means over the answers that have a gradient."""
 
+SHOWN = {"train/reward/mean": "reward", "train/accuracy/mean": "accuracy", "eval/accuracy/mean": "held_out"}
+"""Metrics that the progress bar and the summary show; a round whose verdicts all failed, or without evaluation, lacks them."""
 
-SHOWN = ("train/reward/mean", "train/accuracy/mean")
-"""Metrics that the progress bar and the summary show; a round whose verdicts all failed has none."""
+SUMMARY = (*SHOWN, "eval/accuracy/low", "eval/accuracy/high", "eval/questions/count")
+"""Metrics of the last round that stand in done.json."""
 
 
 class DrawConfig(Config):
@@ -50,6 +56,10 @@ class DrawConfig(Config):
     """Length cap of an answer in tokens."""
     stop: tuple[str, ...] = ()
     """Strings that end an answer, besides the end-of-sequence token."""
+
+    def sampling(self, seed: int) -> Sampling:
+        """The engine's side of it, with the seed of one group."""
+        return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens, self.stop, seed=seed)
 
 
 class RlConfig(Config):
@@ -81,8 +91,13 @@ class RlConfig(Config):
     """How the engine batches."""
     saving: SavingConfig = SavingConfig(every=20)
     """When checkpoints are written; counted in rounds."""
+    held_out: HeldOutConfig = HeldOutConfig()
+    """Questions asked during training that nothing is trained on."""
     max_errors: float = Field(0.2, ge=0, le=1)
     """Share of a round's verdicts that may fail (the verifier's fault, masked) before the run stops in words."""
+    max_refused_gold: float = Field(0.02, ge=0, le=1)
+    """Share of reference answers, in a sample of up to 200 prompts, that their own verifiers may refuse, or the run does not start; 1 looks
+    at none."""
     seed: int = 0
     """Fixes prompts, their order and every draw."""
 
@@ -97,14 +112,22 @@ class RlConfig(Config):
                 f"trainer.precision={self.trainer.precision!r} and engine.precision={self.engine.precision!r} differ; "
                 "set both alike, or the sampled log-probabilities are not the trainer's"
             )
+        if met := trained_on(self.held_out, self.prompts):
+            raise ValueError(f"held_out.prompts would ask what is trained on: {met}; set part and hold_out on both, or give another source")
         return self
 
 
 def run_rl(config: RlConfig, run: Run) -> None:
     """Train from the first round, or from the latest checkpoint, to the last."""
+    judge = build(config.rewards)  # first of all: that a compiler is missing is told before a model is loaded
     rounds, updates = config.steps, config.minibatches
-    session = Session.start(run, config.model, config.trainer, config.saving, rounds, updates, config.sampling.temperature)
-    asyncio.run(Loop.open(config, session).run())
+    try:
+        session = Session.start(run, config.model, config.trainer, config.saving, rounds, updates, config.sampling.temperature)
+        loop = Loop.open(config, session, judge)
+    except BaseException:
+        asyncio.run(judge.close())
+        raise
+    asyncio.run(loop.run())
 
 
 @dataclass(eq=False)
@@ -117,9 +140,10 @@ class Loop:
     judge: Judge
     engine: LocalEngine
     reference: LocalTrainer | None
+    held_out: HeldOut
 
     @classmethod
-    def open(cls, config: RlConfig, session: Session) -> Loop:
+    def open(cls, config: RlConfig, session: Session, judge: Judge) -> Loop:
         """Everything ready for the next round."""
         prompts = open_mixture(config.prompts, config.seed)
         if session.cursor is not None:
@@ -129,30 +153,44 @@ class Loop:
         for source in prompts.sources:
             if isinstance(source, RowSource):  # generated prompts are without end, and short
                 check_fit(source.prompts, session.tokenizer, config.template, engine.room)
-        return cls(config, session, prompts, build(config.rewards), engine, _reference(config))
+        asked = open_questions(config.held_out, config.prompts, prompts)
+        check_fit(asked, session.tokenizer, config.template, engine.room)
+        held_out = HeldOut(config.held_out, asked, config.steps, config.sampling.sampling(config.seed << 40), config.max_errors)
+        return cls(config, session, prompts, judge, engine, _reference(config), held_out)
 
     async def run(self) -> None:
         """Round after round: prompts, groups, rewards, advantages, update, load."""
         config, session = self.config, self.session
         try:
+            await self.begin()
             with session.run.progress(config.steps, "rl", session.step) as progress:
                 for step in range(session.step, config.steps):
                     metrics = await self.round(step)
-                    progress.advance(1, **{name.split("/")[1]: metrics[name] for name in SHOWN if name in metrics})
+                    progress.advance(1, **{shown: metrics[name] for name, shown in SHOWN.items() if name in metrics})
         finally:
             await self.judge.close()
             await self.engine.close()
-        session.finish({name: session.last[name] for name in SHOWN if name in session.last})
+        session.finish({name: session.last[name] for name in SUMMARY if name in session.last})
+
+    async def begin(self) -> None:
+        """What is looked at once, before the first round: do the verifiers accept the references, and is there anything held out?"""
+        if self.session.step:
+            return
+        recipe = self.session.run.directory / "config.json"
+        await refuse_bad_gold(self.judge, self.prompts.sources, self.config.max_refused_gold, recipe)
+        if self.config.held_out.every and not self.held_out.prompts:
+            print(f"rl: {NOTHING}", file=sys.stderr)
 
     async def round(self, step: int) -> dict[str, float]:
         """One round, logged and saved."""
+        asked = await self.held_out.evaluate(step, self.judged, self.session.run)
         began = perf_counter()
         prompts = self.prompts.take(self.config.prompts_per_step)
         groups = await asyncio.gather(*[self.judged_group(step, number, prompt) for number, prompt in enumerate(prompts)])
         sampled = perf_counter()
         metrics = rollout_metrics(groups, self.config.max_errors)
         samples, advantage_metrics = self.samples(groups)
-        metrics |= advantage_metrics | self.update(samples)
+        metrics |= advantage_metrics | self.update(samples) | asked
         await self.engine.load(self.session.trainer.weights(), self.session.trainer.done)
         run = self.session.run
         drawn = [(rollout, self.seed(step, number)) for number, group in enumerate(groups) for rollout in group]
@@ -167,9 +205,11 @@ class Loop:
 
     async def judged_group(self, step: int, number: int, prompt: Prompt) -> list[Rollout]:
         """G answers to one prompt, judged while other groups are still being drawn."""
-        draw = self.config.sampling
-        sampling = Sampling(draw.temperature, draw.top_p, draw.top_k, draw.max_tokens, draw.stop, seed=self.seed(step, number))
-        rollouts = await sample_group(self.engine, self.session.tokenizer, prompt, self.config.template, sampling, self.config.group)
+        return await self.judged(prompt, self.config.sampling.sampling(self.seed(step, number)), self.config.group)
+
+    async def judged(self, prompt: Prompt, sampling: Sampling, n: int) -> list[Rollout]:
+        """n answers to one prompt with their scores."""
+        rollouts = await sample_group(self.engine, self.session.tokenizer, prompt, self.config.template, sampling, n)
         scores = await asyncio.gather(*[self.judge(rollout) for rollout in rollouts])
         return [rollout.judged(score) for rollout, score in zip(rollouts, scores, strict=True)]
 
@@ -194,15 +234,15 @@ class Loop:
     def update(self, groups: list[list[Sample]]) -> dict[str, float]:
         """The round's optimizer updates, each on its share of the groups; metrics are their mean."""
         share = len(groups) // self.config.minibatches
-        totals: dict[str, float] = {}
+        found: dict[str, list[float]] = {}
         for first in range(0, len(groups), share):
             for name, value in self._update([sample for group in groups[first : first + share] for sample in group]).items():
-                totals[name] = totals.get(name, 0.0) + value / self.config.minibatches
-        return totals
+                found.setdefault(name, []).append(value)
+        return {name: fmean(values) for name, values in found.items()}  # an update in which nothing was computed has no ratio
 
     def _update(self, samples: list[Sample]) -> dict[str, float]:
-        """One update. Without KL and MTP terms, answers of advantage zero have no gradient: they count, but are not computed."""
-        needed = samples if self.reference or self.config.trainer.mtp else [each for each in samples if each.advantage]
+        """One update. Answers of advantage zero count, but where nothing else learns from them they are not computed."""
+        needed = samples if self.needs_all() else [each for each in samples if each.advantage]
         totals = sum(sum(each.learn) for each in samples), len(samples)
         trainer = self.session.trainer
         batches = pack(needed, self.config.trainer.tokens_per_batch, trainer.device, totals)
@@ -214,6 +254,12 @@ class Loop:
         # Shares of the step add up over its batches; a ratio is a mean over the answers that were computed.
         metrics |= {name: metrics[name] / share for name in OVER_COMPUTED & metrics.keys()}
         return {"train/learned_tokens/count": float(totals[0]), **metrics}
+
+    def needs_all(self) -> bool:
+        """Whether answers of advantage zero matter all the same: to the pull of Eq. 27, to MTP, or to the balance of the experts."""
+        trainer, model = self.config.trainer, self.session.model.config
+        balancing = bool(model.n_routed_experts) and bool(trainer.balance_loss or trainer.balance_speed)
+        return self.reference is not None or bool(trainer.mtp) or balancing
 
 
 def _sample(rollout: Rollout, advantage: float) -> Sample:
@@ -235,8 +281,9 @@ def _reference(config: RlConfig) -> LocalTrainer | None:
 
 
 def _inputs(config: RlConfig) -> dict[str, Path]:
-    files = {f"prompts.{number}": source.path for number, source in enumerate(config.prompts) if hasattr(source, "path")}
-    return {"model": config.model, **files}
+    sources = {f"prompts.{number}": source for number, source in enumerate(config.prompts)}
+    sources |= {f"held_out.{number}": source for number, source in enumerate(config.held_out.prompts)}
+    return {"model": config.model, **{name: source.path for name, source in sources.items() if hasattr(source, "path")}}
 
 
 def _size(config: RlConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The numbers of one round of rollouts, over all and by domain."""
+"""The numbers of one round of rollouts and of one evaluation between rounds, over all and by domain."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from afterbase.errors import AfterbaseError
+from afterbase.evals.metrics import wilson
 from afterbase.records import Rollout
+from afterbase.rewards.base import check_errors
 
 NO_NAME = r"[/\s]"
 """What a domain may hold and a metric's name may not."""
@@ -17,18 +18,31 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]], max_errors: float) -> d
     """Reward, accuracy, length and outcomes of a round; AfterbaseError when too many verdicts failed to mean anything."""
     rollouts = [rollout for group in groups for rollout in group]
     outcomes = Counter(rollout.score.outcome for rollout in rollouts)
-    if outcomes["error"] > max_errors * len(rollouts):
-        note = next(rollout.score.note for rollout in rollouts if rollout.score.outcome == "error")
-        raise AfterbaseError(
-            f"{outcomes['error']} of {len(rollouts)} verdicts failed in one round (the first: {note}); at most max_errors={max_errors} "
-            "may, because they teach nothing; mend the verifier and run the same command to go on"
-        )
+    check_errors([rollout.score for rollout in rollouts], max_errors, "one round")
     metrics: dict[str, float] = {"train/rollouts/count": len(rollouts)}
     metrics |= _numbers("train", [rollout for rollout in rollouts if rollout.score.outcome != "error"])
     metrics |= {f"outcome/{outcome}/count": outcomes[outcome] for outcome in ("correct", "wrong", "no_answer", "timeout", "error")}
     for domain in sorted({rollout.prompt.domain for rollout in rollouts}):
         judged = [rollout for rollout in rollouts if rollout.prompt.domain == domain and rollout.score.outcome != "error"]
         metrics |= _numbers(f"domain_{re.sub(NO_NAME, '_', domain)}", judged)
+    return metrics
+
+
+def held_out_metrics(rollouts: Sequence[Rollout], max_errors: float) -> dict[str, float]:
+    """The same numbers of one answer to each held-out question, with the accuracy's 95% interval; by domain where there are several."""
+    check_errors([rollout.score for rollout in rollouts], max_errors, "one evaluation")
+    judged = [rollout for rollout in rollouts if rollout.score.outcome != "error"]
+    sure = wilson(sum(rollout.score.outcome == "correct" for rollout in judged), len(judged))
+    metrics = {
+        "eval/questions/count": float(len(judged)),
+        "eval/errors/count": float(len(rollouts) - len(judged)),
+        **_numbers("eval", judged),
+    }
+    if judged:
+        metrics |= {"eval/accuracy/low": sure.low, "eval/accuracy/high": sure.high}
+    domains = sorted({rollout.prompt.domain for rollout in judged})
+    for domain in domains if len(domains) > 1 else []:
+        metrics |= _numbers(f"eval_{re.sub(NO_NAME, '_', domain)}", [each for each in judged if each.prompt.domain == domain])
     return metrics
 
 

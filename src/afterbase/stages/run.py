@@ -80,12 +80,12 @@ class Run:
 
     @classmethod
     def open(cls, directory: Path, stage: str, config: Config, inputs: Mapping[str, Path]) -> Run:
-        """Begin a run, or take it up where it stopped; ConfigError when the directory belongs to another recipe."""
+        """Begin a run, or take it up where it stopped; ConfigError when the directory holds what another recipe made."""
         record = _record(stage, config, inputs)
         lock = Lock(directory)
         try:
             changes = _changes(directory, record)
-            if changes:
+            if changes and not _made_nothing(directory):
                 more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
                 raise ConfigError(
                     f"{directory} holds another run ({', '.join(changes[:SHOWN])}{more}); "
@@ -93,6 +93,7 @@ class Run:
                 )
             if changes is None:
                 _refuse_strangers(directory)
+            if changes != []:
                 write_atomic(directory / "config.json", _json(record["recipe"]))
                 write_atomic(directory / RECORD, _json(record))
             return cls(directory, lock)
@@ -196,6 +197,12 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         return
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
         yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _made_nothing(directory: Path) -> bool:
+    """Whether a run failed before its first result, as one with a mistake in its recipe does: the corrected recipe takes its place."""
+    made = (path for path in directory.rglob("*") if path.is_file() and path.name not in ("config.json", RECORD, LOCK))
+    return not any(path.stat().st_size for path in made)
 
 
 def _refuse_strangers(directory: Path) -> None:

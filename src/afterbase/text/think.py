@@ -66,16 +66,24 @@ def boxed(text: str) -> str | None:
 
     Of nested boxes it is the outer one: "\boxed{6, \boxed{5}}" claims both numbers, and neither alone.
     """
+    found = boxes(text)
+    return text[found[-1][0] : found[-1][1]].strip() if found else None
+
+
+def boxes(text: str) -> list[tuple[int, int]]:
+    r"""Where the content of each \boxed{} and \fbox{} begins and ends, in the order of their ends; of nested boxes only the outer one."""
     open_braces: list[int | None] = []  # where the content of a box begins, None for a brace that is no box
-    last: tuple[int, int] | None = None
+    found: list[tuple[int, int]] = []
     for mark in _BOXES.finditer(text):  # one pass: thousands of unclosed boxes cost no more than other text
         if mark.group().endswith("{") and mark.group() != r"\{":
             open_braces.append(mark.end() if len(mark.group()) > 1 else None)
         elif mark.group() == "}" and open_braces:
             begin = open_braces.pop()
             if begin is not None:
-                last = (begin, mark.start())
-    return text[last[0] : last[1]].strip() if last else None
+                while found and found[-1][0] > begin:
+                    found.pop()
+                found.append((begin, mark.start()))
+    return found
 
 
 def render_thought(text: str, show: bool, opened: bool = False) -> str:

@@ -73,12 +73,18 @@ class Tokenizer:
         """The tokenizer of a Hugging Face directory; CheckpointError in words when a file is missing or malformed."""
         directory = Path(directory)
         path = directory / "tokenizer.json"
+        if not directory.is_dir():
+            raise CheckpointError(
+                f"{directory} is no directory; give a checkpoint's on this machine, with config.json, tokenizer.json and *.safetensors"
+            )
         text = _read(path)
         if text is None:
             raise CheckpointError(f"no tokenizer at {path}; give a directory that holds tokenizer.json and tokenizer_config.json")
         try:
             inner = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises bare Exception
+        except (KeyboardInterrupt, MemoryError):
+            raise
+        except BaseException as error:  # the library raises bare Exception, and for some files panics, which is no Exception
             raise CheckpointError(f"{path} is not a tokenizer ({error}); save it again with Hugging Face tokenizers") from None
         config = _read_json(directory / "tokenizer_config.json")
         if config is None:
@@ -183,7 +189,8 @@ def _read(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); it must be a UTF-8 text file") from None
+        why = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path} cannot be read ({why}); it must be a UTF-8 text file") from None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -193,7 +200,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); copy it again from the model's source") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds {type(value).__name__} where a JSON object belongs; copy it again from the model's source")
@@ -210,6 +217,8 @@ def _default_template(value: Any) -> str | None:
         return value
     try:
         named = {entry["name"]: entry["template"] for entry in value}
+        if not all(isinstance(template, str) for template in named.values()):
+            raise TypeError
     except (TypeError, KeyError):
         raise CheckpointError('"chat_template" is neither a string nor a list of {name, template}; correct tokenizer_config.json') from None
     if "default" not in named:

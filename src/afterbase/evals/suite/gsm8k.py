@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from afterbase.evals.benchmark import Benchmark, DrawConfig
+from afterbase.evals.benchmark import AskConfig, Benchmark
 from afterbase.prompts.source import JsonlSource
 
 
@@ -26,7 +26,7 @@ class Gsm8k(Benchmark):
     """The published JSONL, plain, .gz or .xz: test for figures, train only for a look at what was learned."""
     instruction: str = r"Please reason step by step, and put your final answer within \boxed{}."
     """Added to the end of every question."""
-    sampling: DrawConfig = DrawConfig(max_tokens=1024)
+    sampling: AskConfig = AskConfig(max_tokens=1024)
     """Greedy."""
 
     def sources(self) -> Sequence[JsonlSource]:
