@@ -1,5 +1,7 @@
 import asyncio
+import contextlib
 import os
+import random
 import signal
 from pathlib import Path
 
@@ -7,11 +9,13 @@ import pytest
 
 from afterbase.rewards import pool as pool_module
 from afterbase.rewards.base import Judge, Weighted
+from afterbase.rewards.extract import tidy
 from afterbase.rewards.format import FormatConfig
 from afterbase.rewards.language import LanguageConfig
 from afterbase.rewards.length import LengthConfig
 from afterbase.rewards.match import MatchConfig
-from afterbase.rewards.math import MathConfig, MathPart
+from afterbase.rewards.math import MathConfig, MathPart, decide
+from afterbase.rewards.math_compare import NeedsAlgebra
 from afterbase.rewards.pool import Pool
 
 HOSTILE = {
@@ -102,7 +106,7 @@ def test_a_broken_verifier_is_an_error_retried_once_and_never_a_wrong_answer(mon
     start = pool_module.Worker.__init__
     monkeypatch.setattr(pool_module.Worker, "__init__", lambda self, memory: (started.append("one"), start(self, memory))[1])
     judge = Judge({"math": [Weighted(1.0, MathPart(Pool(workers=1, seconds=0.02, memory_mb=1024)))]})
-    score = ask(judge, r"\boxed{1+x}", answer="x+1")
+    score = ask(judge, r"\boxed{\sum_{i=1}^{2} i}", answer="3")
     asyncio.run(judge.close())
     assert score.outcome == "error" and "accuracy" not in score.parts
     assert len(started) == 2
@@ -124,6 +128,12 @@ def test_a_worker_is_replaced_before_its_tables_fill_its_memory(monkeypatch):
 LONG = 20_000
 JUNK = ["\\[" * LONG, "$" * (LONG + 1), "`" * (LONG + 1), "\\begin{a}" * LONG, "\\boxed{" * LONG, "\\text{" * LONG]
 JUNK += ["<think>" * LONG, "</think>" + "<answer>" * LONG, "A" + " " * LONG + "!", "answer" + " " * LONG]
+JUNK += [
+    "<answer>" + "." * LONG + "a</answer>",
+    "\\boxed{1}" * LONG,
+    "\\boxed{1}" + "\\ " * 28 + "x\\boxed{2}",
+    "\\boxed{" + "." * 70 + "a}",
+]
 JUNK += ["1," * LONG, "9" * LONG, "\u0000\ud800" * LONG]
 
 
@@ -139,3 +149,60 @@ def test_no_part_hangs_or_raises_on_junk(ask, junk):
     ]
     scores = [ask(kind.build(), f"<think>{junk}</think>{junk}", answer="B") for kind in kinds]
     assert "error" not in {score.outcome for score in scores}
+
+
+SOUP = [
+    r"\frac{",
+    "}",
+    "{",
+    "(",
+    ")",
+    "[",
+    r"\{",
+    "^",
+    "_",
+    ",",
+    " ",
+    "9",
+    "0",
+    "1.5",
+    r"\sqrt",
+    r"\pm",
+    r"\text{",
+    "x",
+    "or",
+    "!",
+    "%",
+    "=",
+    "<",
+]
+SOUP += [
+    "|",
+    ":",
+    "\\\\",
+    "&",
+    r"\begin{pmatrix}",
+    r"\end{pmatrix}",
+    r"\cup",
+    "万",
+    "分之",
+    "$",
+    r"^\circ",
+    "e",
+    r"\infty",
+    "log",
+    "cm",
+    "...",
+    "(B)",
+]
+
+
+@pytest.mark.parametrize(
+    "gold", ["5", "1, 2", "(1,2)", "[1,2)", r"x^2+C", "B", r"\text{even}", "3:30 PM", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"]
+)
+def test_no_soup_of_signs_breaks_a_comparison(gold):
+    rng = random.Random(gold)
+    for _ in range(150):
+        answer = "".join(rng.choice(SOUP) for _ in range(rng.randrange(1, 30)))
+        with contextlib.suppress(NeedsAlgebra):
+            assert decide(tidy(gold), tidy(answer), "Which is it? (A) 1 (B) 2").outcome in ("correct", "wrong")

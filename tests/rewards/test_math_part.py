@@ -1,11 +1,9 @@
 import asyncio
-from fractions import Fraction
 
 import pytest
 
 from afterbase.rewards.extract import tidy
 from afterbase.rewards.math import MathConfig, decide
-from afterbase.rewards.number import read
 
 # What the model writes in the box | the reference.
 EQUAL = r"""
@@ -205,6 +203,55 @@ CLAIMS = [
 ]
 
 
+INSTRUCTION = "Solve it. Please reason step by step, and put your final answer within \\boxed{4}."
+SEVERAL = [  # text, reference, outcome
+    (r"\boxed{1} and \boxed{2}", "1, 2", "correct"),
+    (r"\boxed{1} and \boxed{2}", "2", "wrong"),
+    (r"\boxed{2} or \boxed{1}", r"x=1 \text{ or } x=2", "correct"),
+    (r"$x=\boxed{1}$ and $y=\boxed{2}$", "(1,2)", "correct"),
+    (r"$y=\boxed{1}$ and $x=\boxed{2}$", "(1,2)", "wrong"),
+    (r"(a) It is \boxed{1}. (b) Hence it must be \boxed{2}.", "1, 2", "correct"),
+    (r"(a) It is \boxed{1}. (b) Hence it must be \boxed{2}.", "2", "correct"),
+    (r"\boxed{1}, no: \boxed{2}, no: \boxed{3}", "1, 3", "wrong"),
+    (r"\boxed{2} and again \boxed{2}", "2", "correct"),
+    (r"I shall write \boxed{your answer}.", "2", "no_answer"),
+    (r"It is \boxed{2}. That is what \boxed{} was for.", "2", "correct"),
+    (r"\boxed{\text{final answer}}", "2", "no_answer"),
+    (r"\boxed{...}", "2", "no_answer"),
+    (r"<answer>The final answer is $2$.</answer>", "2", "correct"),
+    ("<answer>your answer</answer>", "2", "no_answer"),
+    ("<answer>She sells 2 of them</answer>", "2", "wrong"),
+]
+
+
+@pytest.mark.parametrize(("text", "gold", "outcome"), SEVERAL)
+def test_boxes_side_by_side_are_one_answer_and_a_placeholder_is_none(ask, text, gold, outcome):
+    assert ask(MathConfig().build(), text, answer=gold).outcome == outcome
+
+
+def test_a_box_quoted_from_the_prompt_is_no_answer(ask):
+    part = MathConfig().build()
+    assert (
+        ask(part, "Please reason step by step, and put your final answer within \\boxed{4}.", question=INSTRUCTION).outcome == "no_answer"
+    )
+    assert ask(part, "So it is \\boxed{4}.", question=INSTRUCTION).outcome == "correct"
+
+
+ALGEBRA = [  # answer, reference, outcome: what needs a process
+    (r"\sum_{i=1}^{10} i", "55", "correct"),
+    (r"\int_0^1 x\,dx", r"\frac12", "correct"),
+    (r"\lim_{x \to 0} \frac{\sin x}{x}", "1", "correct"),
+    (r"\sum_{i=1}^{10} i", "54", "wrong"),
+    (r"\frac{5000!}{4999!}", "5000", "correct"),
+    (r"\{\sum_{i=1}^{10} i, 1\}", r"\{1, 55\}", "correct"),
+]
+
+
+@pytest.mark.parametrize(("answer", "gold", "outcome"), ALGEBRA)
+def test_what_is_beyond_plain_arithmetic_goes_to_computer_algebra(part, ask, answer, gold, outcome):
+    assert ask(part, f"\\boxed{{{answer}}}", answer=gold).outcome == outcome
+
+
 @pytest.mark.parametrize(("text", "fallback", "outcome"), CLAIMS)
 def test_only_what_is_claimed_outside_the_thought_counts(ask, text, fallback, outcome):
     assert ask(MathConfig(fallback=fallback).build(), text, answer="4").outcome == outcome
@@ -218,21 +265,8 @@ def test_a_sign_that_the_question_asks_for_may_be_written_or_left_out():
     }
     for question, (answer, gold) in asked.items():
         decided = decide(tidy(gold), tidy(answer), question)
-        assert decided is None or decided.outcome == "correct"
+        assert decided.outcome == "correct"
         assert decide(tidy(gold), tidy(answer), "What is it?").outcome == "wrong"
-
-
-def test_numbers_are_read_exactly():
-    assert read("0.1").value + read("0.2").value == read("0.3").value == Fraction(3, 10)
-    assert read(r"\frac{1}{3}").value == Fraction(1, 3) and read("1,200.5").value == Fraction(2401, 2)
-    assert (
-        read("9" * 300) is None
-        and read("1/0") is None
-        and read("1,20") is None
-        and read("5 6") is None
-        and read("1e9") is None
-        and read("") is None
-    )
 
 
 def test_plain_numbers_start_no_process(ask):

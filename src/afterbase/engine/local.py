@@ -208,12 +208,11 @@ class LocalEngine:
         tokens = torch.tensor([token for group in groups for token in group.prompt], device=self.device)
         step = self.cache.filling(segments, torch.tensor(firsts, device=self.device))
         hidden = self.model(tokens, segments, cache=step)
-        for group, first in zip(groups, firsts, strict=True):
-            if len(group.samples) > 1:
-                siblings = torch.arange(first + 1, first + len(group.samples), device=self.device)
-                self.cache.copy(first, siblings, len(group.prompt))
-        last = self.model.logits(hidden[segments.starts[1:].long() - 1])
         counts = torch.tensor([len(group.samples) for group in groups], device=self.device)
+        if int(counts.max()) > 1:
+            places = torch.tensor(firsts, device=self.device).repeat_interleave(counts)
+            self.cache.move(places, torch.arange(firsts[0], self.rows.running, device=self.device), segments.longest)
+        last = self.model.logits(hidden[segments.starts[1:].long() - 1])
         return last.repeat_interleave(counts, dim=0)
 
     def _decode(self) -> Tensor:

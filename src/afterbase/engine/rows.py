@@ -120,7 +120,8 @@ class Rows:
         places = self.counts[part, None]
         self.tokens[part].scatter_(1, places, drawn.tokens[:, None])
         self.logprobs[part].scatter_(1, places, drawn.logprobs[:, None])
-        self.sampled[part].scatter_(1, places, drawn.sampled_logprobs[:, None])
+        if knobs.truncating or knobs.greedy:  # otherwise they are the log-probabilities themselves
+            self.sampled[part].scatter_(1, places, drawn.sampled_logprobs[:, None])
         self.counts[part] += 1
         for row in self._watched(part):
             self.owners[row][0].watch(int(drawn.tokens[row - first]))
@@ -201,14 +202,11 @@ class Rows:
         return [(to, come, int(self.lengths[to].max()))]
 
     def _completion(self, row: int, finish: Finish, version: int) -> Completion:
-        count = int(self.counts[row])
-        return Completion(
-            tuple(self.tokens[row, :count].tolist()),
-            tuple(self.logprobs[row, :count].tolist()),
-            tuple(self.sampled[row, :count].tolist()),
-            version,
-            finish,
-        )
+        count, sampling = int(self.counts[row]), self.owners[row][0].sampling
+        logprobs = tuple(self.logprobs[row, :count].tolist())
+        whole = sampling.top_p == 1 and not sampling.top_k and sampling.temperature > 0
+        sampled = logprobs if whole else tuple(self.sampled[row, :count].tolist())
+        return Completion(tuple(self.tokens[row, :count].tolist()), logprobs, sampled, version, finish)
 
     def _widen(self, stops: int) -> None:
         """Make room for a request with more stop ids than any before."""

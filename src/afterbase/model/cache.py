@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,20 +33,12 @@ class Cache:
 
     def filling(self, segments: Segments, rows: Int[Tensor, "S"]) -> CacheStep:
         """A step that reads whole prompts, one per segment, into the given rows."""
-        return CacheStep(self, rows[segments.owner], segments.positions, None, 0)
+        return CacheStep(self, rows[segments.owner], segments.positions, 0)
 
     def decoding(self, segments: Segments, longest: int) -> CacheStep:
         """A step that adds one token to each of the first rows, of which the longest then holds `longest` tokens."""
         positions = segments.positions
-        seen = torch.arange(longest, device=positions.device) <= positions[:, None]
-        rows = torch.arange(len(positions), device=positions.device)
-        return CacheStep(self, rows, positions, seen[:, None, None, :], longest)
-
-    def copy(self, source: int, targets: Int[Tensor, "G"], length: int) -> None:
-        """Give the first `length` tokens of one row to others: a group shares its prompt's cache."""
-        for layer in self.layers:
-            for memory in layer:
-                memory[targets, :, :length] = memory[source, :, :length]
+        return CacheStep(self, torch.arange(len(positions), device=positions.device), positions, longest)
 
     def take(self, other: Cache) -> None:
         """Everything that a shorter cache of as many rows remembers."""
@@ -54,13 +47,13 @@ class Cache:
                 memory[:, :, : other.room] = shorter
 
     def move(self, sources: Int[Tensor, "M"], targets: Int[Tensor, "M"], length: int) -> None:
-        """Move rows down into freed places, so that the running rows stay the first ones."""
+        """Give the first `length` tokens of some rows to others: siblings share their prompt's, freed places take a running row's."""
         for layer in self.layers:
             for memory in layer:
                 memory[targets, :, :length] = memory[sources, :, :length]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CacheStep:
     """One forward pass's view of the cache: where its tokens go and what they may see."""
 
@@ -70,10 +63,15 @@ class CacheStep:
     """The row of each token."""
     positions: Int[Tensor, "T"]
     """The position of each token in its row."""
-    seen: Bool[Tensor, "n 1 1 L"] | None
-    """Decoding: which remembered tokens each row attends to. None while filling: prompts attend within themselves."""
     longest: int
-    """Decoding: L, how much of each row is read."""
+    """Decoding: L, how much of each row is read. 0 while filling: prompts attend within themselves."""
+
+    @cached_property
+    def seen(self) -> Bool[Tensor, "n 1 1 L"] | None:
+        """Which remembered tokens each row attends to; None while filling."""
+        if not self.longest:
+            return None
+        return (torch.arange(self.longest, device=self.positions.device) <= self.positions[:, None])[:, None, None, :]
 
     def layer(self, index: int) -> LayerStep:
         """This step as one layer sees it."""

@@ -75,10 +75,19 @@ class Rotary:
         with torch.device("cpu"):  # also when the model's weights are being laid out on "meta"
             self.frequencies, self.factor = _frequencies(config)
         self.interleaved = config.rope_interleave
+        self.table: Rotation | None = None
 
     def __call__(self, positions: Int[Tensor, "T"]) -> Rotation:
         """The rotation of tokens at these positions."""
         self.frequencies = self.frequencies.to(positions.device)
+        if positions.device.type != "cpu":
+            return self._at(positions)
+        longest = int(positions.max()) + 1 if len(positions) else 0
+        if self.table is None or len(self.table.cos) < longest:  # twice what is needed, so that growing sequences seldom make a new one
+            self.table = self._at(torch.arange(2 * longest))
+        return Rotation(self.table.cos[positions], self.table.sin[positions], self.interleaved)
+
+    def _at(self, positions: Int[Tensor, "T"]) -> Rotation:
         angles = positions[:, None, None].float() * self.frequencies
         return Rotation(angles.cos() * self.factor, angles.sin() * self.factor, self.interleaved)
 

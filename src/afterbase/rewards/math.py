@@ -1,13 +1,15 @@
 r"""Whether the final answer of a mathematics response equals the reference.  [Setup: "Extract from box, compare with ground truth"]
 
-Plain numbers are compared exactly and at once. Everything else goes to Math-Verify in a process that may be killed; what Math-Verify is
-known to accept wrongly (a number in another base, degrees for a bare number, "6 = 5" for 5) is refused before or after it.
+Both are tidied (`math_surface`), read as one of a few kinds (`math_read`: a value, a list, an interval, an equation, words, ...) and
+compared by the rule of their kinds (`math_compare`), expressions by exact or 40-digit arithmetic at fixed points. What that cannot
+read or is too large for it goes to Math-Verify, expression by expression, in a process that may be killed.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -15,19 +17,24 @@ from pydantic import Field
 from afterbase.config import Config
 from afterbase.errors import ConfigError
 from afterbase.records import Rollout, Score
-from afterbase.rewards.extract import Fallback, final_answer, tidy
-from afterbase.rewards.number import Number, read, repeats, units_differ, without_unit
+from afterbase.rewards.extract import Fallback, all_boxes, final_answer
+from afterbase.rewards.math_choice import Choice, choice, letters, options
+from afterbase.rewards.math_compare import Comparison, NeedsAlgebra
+from afterbase.rewards.math_kinds import Items, Kind, Value, Words
+from afterbase.rewards.math_read import read
+from afterbase.rewards.math_surface import tidy
 from afterbase.rewards.pool import Pool, Verdict
 
 MAX_ANSWER = 1000  # characters; the longest answer of MATH has 160
+MAX_ALGEBRA = 8  # expressions of one answer that processes are asked about
 
-_BASED = re.compile(r"(-?[0-9A-F.]+)_(?:\{([0-9]+|\\text\{[a-z]+\})\}|([0-9]))")
-_DEGREES = re.compile(r"\^\s*\\circ|\\degree\b|\\(?:text|mathrm|mbox)\s*\{\s*deg(?:ree)?s?\.?\s*\}|\bdeg(?:ree)?s?\b")
-_DOTS = re.compile(r"\\[lcd]?dots|\.\.\.|…")
 _SIDE_BY_SIDE = re.compile(r"(?<![_^0-9.])[0-9][0-9.]*\s+[0-9]")
-_FONTS = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' ,-]{2,}|[㐀-鿿]+")
-_LETTER = re.compile(r"\(?([A-Z])\)?[.:]?")
+_OTHER_LETTER = re.compile(r"\([A-J]\)|(?<![A-Za-z])[A-J]\s*[.):、]|\b(?:or|and)\s+\(?[A-J]\b")
+_WORK = re.compile(
+    r"(?<=\w)[-+*^!]|(?<=[)}])[-+*^!(]|\\(?:cdot|times|div|sqrt|binom|int|sum|prod|lim|sin|cos|tan|log|ln)|\)\(|\d/\d+[-+*/]"
+)
+_LISTED = re.compile(r"[1-9]\d*(?:,[1-9]\d*)+")
+_ONE_COMMA = re.compile(r"-?\d+,\d+%?")
 
 
 class MathConfig(Config):
@@ -38,6 +45,8 @@ class MathConfig(Config):
     """Scales this part in the sum."""
     fallback: Fallback = "none"
     r"""What counts as the answer without \boxed{} and <answer>: nothing, the last number, the last line, or the whole answer."""
+    rounding: int = Field(4, ge=0, le=30)
+    """Significant digits from which a correctly rounded decimal is right for an exact value (0.3333 for 1/3); 0 wants exact values."""
     seconds: float = Field(3.0, gt=0)
     """Processor time that one comparison may take before it is a `timeout`."""
     memory_mb: int = Field(1024, ge=512)
@@ -49,7 +58,7 @@ class MathConfig(Config):
         """The part that these settings describe."""
         if importlib.util.find_spec("math_verify") is None:
             raise ConfigError('a reward of kind "math" needs the package math-verify, which is not installed; run: pip install math-verify')
-        return MathPart(Pool(self.workers, self.seconds, self.memory_mb), self.fallback)
+        return MathPart(Pool(self.workers, self.seconds, self.memory_mb), self.fallback, self.rounding)
 
 
 class MathPart:
@@ -58,18 +67,20 @@ class MathPart:
     name = "accuracy"
     verdict = True
 
-    def __init__(self, pool: Pool, fallback: Fallback = "none"):
-        self.pool, self.fallback = pool, fallback
+    def __init__(self, pool: Pool, fallback: Fallback = "none", rounding: int = 4):
+        self.pool, self.fallback, self.rounding = pool, fallback, rounding
 
     async def __call__(self, rollout: Rollout) -> Score:
         """1.0 for a correct answer, with the outcome that says why not."""
-        gold = rollout.prompt.answer
+        gold, question = rollout.prompt.answer, rollout.prompt.question
         if not gold or not gold.strip():
             return Score(0.0, {self.name: 0.0}, "error", f"prompt {rollout.prompt.id} has no reference answer")
-        answer = final_answer(rollout.text, self.fallback)
+        answer = final_answer(rollout.text, self.fallback, question)
         if answer is None:
             return Score(0.0, {self.name: 0.0}, "no_answer", "no final answer found")
-        verdict = await self.compare(gold, answer, rollout.prompt.question)
+        verdict = await self.compare(gold, answer, question)
+        if verdict.outcome == "wrong" and (together := _all_parts(gold, answer, rollout.text, question)):
+            verdict = await self.compare(gold, together, question)
         value = 1.0 if verdict.outcome == "correct" else 0.0
         return Score(value, {self.name: value}, verdict.outcome, f"{_short(answer)} against {_short(gold)}: {verdict.note}")
 
@@ -78,89 +89,107 @@ class MathPart:
         if len(answer) > MAX_ANSWER:
             return Verdict("wrong", f"longer than {MAX_ANSWER} characters")
         gold, answer = tidy(gold), tidy(answer)
-        quick = decide(gold, answer, question)
-        return quick or await self.pool.check(_bare(gold), _bare(answer))
+        known: dict[tuple[str, str], bool] = {}
+        for _ in range(MAX_ALGEBRA):
+            try:
+                return decide(gold, answer, question, self.rounding, known)
+            except NeedsAlgebra as open_question:
+                verdict = await self.pool.check(*open_question.pair)
+                if verdict.outcome not in ("correct", "wrong"):
+                    return verdict
+                known[open_question.pair] = verdict.outcome == "correct"
+            except (ArithmeticError, ValueError, LookupError, TypeError, RecursionError) as error:  # the answer's fault: no masked sample
+                return Verdict("wrong", f"cannot be compared ({type(error).__name__})")
+        return Verdict("timeout", f"more than {MAX_ALGEBRA} expressions that need computer algebra")
 
     async def close(self) -> None:
         """End the verifier processes."""
         await self.pool.close()
 
 
-def decide(gold: str, answer: str, question: str = "") -> Verdict | None:
-    """The verdict on two tidied answers where it needs no computer algebra; None when it does."""
-    if not answer:
+def decide(gold: str, answer: str, question: str = "", rounding: int = 4, known: dict[tuple[str, str], bool] | None = None) -> Verdict:
+    """The verdict on two tidied answers; NeedsAlgebra when it depends on an expression that is not in `known`."""
+    if not re.search(r"\w|\\[a-zA-Z{]|[∅]|\{\}", answer):
         return Verdict("wrong", "empty")
     if gold == answer:
         return Verdict("correct", "same text")
-    wanted, came = read(gold), read(answer)
-    if wanted and came:
-        return _numbers(wanted, came, question)
+    comparison = Comparison(question, rounding, known or {})
+    if (chosen := _by_letter(gold, answer, question, comparison)) is not None:
+        return _verdict(chosen, "choice")
     if gold.replace(" ", "") == answer.replace(" ", "") and not _SIDE_BY_SIDE.search(gold + "|" + answer):
         return Verdict("correct", "same text")
-    return _words(gold, answer) or _notation(gold, answer, question)
+    open_question: NeedsAlgebra | None = None
+    for wanted, came in _readings(gold, answer):
+        try:
+            if comparison.same(wanted, came):
+                return Verdict("wrong", "repeats the question") if _restates(gold, answer, question) else Verdict("correct", "equal")
+        except NeedsAlgebra as error:
+            open_question = error
+    if open_question:
+        raise open_question
+    return Verdict("wrong", "different")
 
 
-def _numbers(wanted: Number, came: Number, question: str) -> Verdict | None:
-    """Two plain numbers, compared exactly."""
-    if units_differ(wanted, came):
-        return Verdict("wrong", "another unit")
-    asks_percent = bool(re.search(r"percent|%|百分", question, re.IGNORECASE))
-    same_shown = wanted.shown == came.shown and wanted.percent != came.percent and asks_percent  # "50" and "50%" of "what percent"
-    if wanted.value == came.value or same_shown:
-        return Verdict("correct", "equal numbers")
-    if repeats(wanted.value) != repeats(came.value) and (wanted.decimal or came.decimal):
-        return None  # 1/3 and 0.333333: rounded, which is Math-Verify's to judge
-    return Verdict("wrong", "different numbers")
+def _restates(gold: str, answer: str, question: str) -> bool:
+    """Whether an answer only repeats the expression that was to be worked out: "37 \\cdot 41" to "What is 37 \\cdot 41?"."""
+    gold, answer, question = (re.sub(r"\s|\\left|\\right|\\[,;!]", "", text.replace("dfrac", "frac")) for text in (gold, answer, question))
+    return len(answer) > 2 and answer in question and gold not in question and bool(_WORK.search(answer)) and not options(question)
 
 
-def _words(gold: str, answer: str) -> Verdict | None:
-    """A reference in words ("even", "Evelyn") or a choice letter is compared as text: as mathematics "dog" would be the product d o g."""
-    plain_gold, plain_answer = (_FONTS.sub(r"\1", text).strip(" .$") for text in (gold, answer))
-    letter, chosen = _LETTER.fullmatch(plain_gold), _LETTER.fullmatch(plain_answer)
-    if letter and chosen:
-        return _same(letter[1] == chosen[1])
-    if not _WORDS.fullmatch(plain_gold) or "\\" in plain_gold:
-        return None
-    if plain_gold.casefold() == plain_answer.casefold():
-        return _same(True)
-    talks = r"\text" in gold or len(plain_gold) > 3  # "abc" may be a product, "ellipse" is not
-    return _same(False) if talks and _WORDS.fullmatch(plain_answer) else None
+def _readings(gold: str, answer: str) -> Iterator[tuple[Kind, Kind]]:
+    """How the two can be read together; commas have three meanings, and the other side tells which."""
+    wanted, came = read(gold), read(answer)
+    yield wanted, came
+    if isinstance(wanted, Items) and isinstance(came, Value) and _LISTED.fullmatch(answer):
+        yield wanted, read(answer, "list")
+    if isinstance(came, Items) and isinstance(wanted, Value):
+        if _LISTED.fullmatch(gold):
+            yield read(gold, "list"), came
+        elif wanted.places and _ONE_COMMA.fullmatch(answer):  # 3,14 for 3.14
+            yield wanted, read(answer.replace(",", "."))
 
 
-def _notation(gold: str, answer: str, question: str) -> Verdict | None:
-    """Signs that Math-Verify drops although they change the meaning; an answer may not add them to the reference."""
-    base, came_base = _BASED.fullmatch(gold), _BASED.fullmatch(answer)
-    if base or came_base:
-        return _bases(base, came_base, gold, answer, question)
-    if bool(_DEGREES.search(gold)) != bool(_DEGREES.search(answer)) and not re.search(r"degree|\\circ|°|度", question, re.IGNORECASE):
-        return Verdict("wrong", "only one is in degrees")
-    if _DOTS.search(answer) and not _DOTS.search(gold):
-        return Verdict("wrong", "leaves part of the answer to the reader")
-    if _SIDE_BY_SIDE.search(answer) and not _SIDE_BY_SIDE.search(gold):
-        return Verdict("wrong", "several numbers side by side")
+def _by_letter(gold: str, answer: str, question: str, comparison: Comparison) -> bool | None:
+    """The verdict where one of the two is a choice; None when neither is."""
+    offered = options(question)
+    wanted, came = choice(gold), choice(answer, bool(offered))
+    several = letters(gold, together=bool(offered)), letters(answer, together=True)
+    if several[0] and (offered or r"\text" in gold):
+        return several[0] == several[1]
+    if wanted and came:
+        return wanted.letter == came.letter and _no_contradiction(wanted, came, offered, comparison)
+    if wanted and several[1] and not wanted.rest and len(several[1]) > 1:
+        return False
+    if wanted:
+        text = wanted.rest or offered.get(wanted.letter, "")
+        return comparison.same(read(text), read(answer)) or None if text else None
+    if came and came.letter in offered:
+        return comparison.same(read(gold), read(offered[came.letter])) and _no_contradiction(came, came, offered, comparison)
     return None
 
 
-def _bases(base: re.Match[str] | None, came: re.Match[str] | None, gold: str, answer: str, question: str) -> Verdict | None:
-    """Numbers written with their base, such as 52_8: digits and base must agree."""
-    if base and came:
-        return _same((base[1], _base(base)) == (came[1], _base(came)))
-    if base:
-        return _same(base[1] == answer and "base" in question.lower())  # the question has named the base, the answer need not
-    return _same(came[1] == gold) if _base(came) == "10" else Verdict("wrong", "another base")
+def _no_contradiction(wanted: Choice, came: Choice, offered: dict[str, str], comparison: Comparison) -> bool:
+    """Whether what stands behind the letter fits what the letter stands for: words may explain it."""
+    text = offered.get(wanted.letter) or wanted.rest
+    if not came.rest or came.rest == text:
+        return True
+    if options(f"({came.letter}) {came.rest}") or _OTHER_LETTER.search(came.rest) or came.rest in offered.values():
+        return False
+    rest = read(came.rest)
+    return not text or isinstance(rest, Words) or comparison.same(read(text), rest)
 
 
-def _base(match: re.Match[str]) -> str:
-    return match[2] or match[3]
+def _all_parts(gold: str, answer: str, text: str, question: str) -> str | None:
+    """All boxes as one answer, when the reference has several parts, the answer one, and there is exactly one box for each part."""
+    wanted = read(tidy(gold))
+    if not isinstance(wanted, Items) or len(wanted.items) < 2:
+        return None
+    found = all_boxes(text, question)
+    return ", ".join(found) if len(found) == len(wanted.items) and answer == found[-1] and sum(map(len, found)) < MAX_ANSWER else None
 
 
-def _bare(text: str) -> str:
-    """Without unit and degrees, once `decide` has found that they agree."""
-    return without_unit(_DEGREES.sub("", text).strip())
-
-
-def _same(same: bool) -> Verdict:
-    return Verdict("correct", "same text") if same else Verdict("wrong", "different text")
+def _verdict(same: bool, what: str) -> Verdict:
+    return Verdict("correct", f"same {what}") if same else Verdict("wrong", f"different {what}")
 
 
 def _short(text: str) -> str:
