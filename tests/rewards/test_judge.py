@@ -134,10 +134,10 @@ def test_closing_the_judge_closes_each_part_once():
     assert part.closed == 1
 
 
-def test_a_template_that_opens_the_thought_leaves_a_cut_thought_without_answer(ask):
-    cut = r"so \boxed{4}, wait, let me"
-    assert ask(build(RewardsConfig(opened=True)), cut).outcome == "no_answer"
-    assert ask(build(RewardsConfig(opened=True)), r"2 + 2</think>\boxed{4}").value == pytest.approx(1.1)
+def test_a_thought_that_is_cut_off_leaves_no_answer(ask):
+    assert ask(build(RewardsConfig()), r"<think>so \boxed{4}, wait, let me").outcome == "no_answer"
+    assert ask(build(RewardsConfig()), r"<think>2 + 2</think>\boxed{4}").value == pytest.approx(1.1)
+
 
 
 def test_check_gold_names_the_prompts_whose_reference_is_refused():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Protocol
 
 from pydantic import Field
@@ -20,7 +20,6 @@ from afterbase.rewards.length import LengthConfig
 from afterbase.rewards.match import MatchConfig
 from afterbase.rewards.math import MathConfig
 from afterbase.rewards.repetition import RepetitionConfig
-from afterbase.text.think import OPEN
 
 DEFAULT = "default"  # the route of every domain that has none of its own
 
@@ -61,8 +60,6 @@ class RewardsConfig(Config):
 
     domains: dict[str, list[PartConfig]] = Field(default_factory=lambda: {DEFAULT: [MathConfig(), FormatConfig()]})
     """For each domain of prompts its weighted parts; "default" serves every domain that is not listed."""
-    opened: bool = False
-    """Whether the template's prompt ends with <think>, so that completions begin inside the thought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +75,8 @@ class Weighted:
 class Judge:
     """A reward that routes by `prompt.domain` and sums weighted parts; it never raises for what a model wrote."""
 
-    def __init__(self, routes: Mapping[str, Sequence[Weighted]], opened: bool = False):
+    def __init__(self, routes: Mapping[str, Sequence[Weighted]]):
         self.routes = {domain: tuple(parts) for domain, parts in routes.items()}
-        self.opened = opened
         for domain, parts in self.routes.items():
             _check_route(domain, [weighted.part for weighted in parts])
 
@@ -89,8 +85,6 @@ class Judge:
         route = self.route(rollout.prompt.domain)
         if rollout.completion.finish == "failed":
             return Score(0.0, {}, "error", "the engine failed, there is nothing to judge")
-        if self.opened and not rollout.text.startswith(OPEN):
-            rollout = replace(rollout, text=OPEN + rollout.text)
         scores = await asyncio.gather(*(judge_part(weighted.part, rollout) for weighted in route))
         verdict = scores[route.index(self.verdict(rollout.prompt.domain))]
         failed = [f"{each.part.name}: {score.note}" for each, score in zip(route, scores, strict=True) if score.outcome == "error"]
@@ -131,7 +125,7 @@ def build(config: RewardsConfig) -> Judge:
         return built[key]
 
     routes = {domain: [Weighted(settings.weight, part(settings)) for settings in parts] for domain, parts in config.domains.items()}
-    return Judge(routes, config.opened)
+    return Judge(routes)
 
 
 def check_errors(scores: Iterable[Score], most: float, where: str) -> None:
