@@ -218,3 +218,7 @@ def test_a_decoding_step(dtype, shape):
     close(found, wanted, dtype, roundings=4)
     for memory, other in zip(remembered, memories, strict=True):
         close(memory, other, dtype, roundings=4)
+
+
+def test_python_knows_how_wide_a_head_the_kernel_has_room_for():
+    assert f"enum {{ MOST = {native.WIDEST_HEAD} }};" in native.SOURCE.read_text(encoding="utf-8")

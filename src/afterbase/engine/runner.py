@@ -19,7 +19,7 @@ from afterbase.model.attend import matrices
 from afterbase.model.cache import CacheStep, LayerStep
 from afterbase.model.gqa import GQA
 from afterbase.model.mlp import multiplied
-from afterbase.model.native import KINDS, kernels
+from afterbase.model.native import KINDS, WIDEST_HEAD, kernels
 from afterbase.model.norm import RMSNorm, add_normalize
 from afterbase.model.rope import Rotation
 from afterbase.model.transformer import Transformer
@@ -67,7 +67,7 @@ class FusedRunner:
 
     def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
         self.model, self.dtype = model, dtype
-        self.compact = kernels() is not None
+        self.compact = kernels() is not None and model.config.head_dim <= WIDEST_HEAD
         self.layers: list[FusedLayer] = []
         self.buffers: dict[tuple[str, int], Tensor] = {}
         self.refresh()

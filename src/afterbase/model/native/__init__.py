@@ -26,6 +26,8 @@ FLAGS = ("-O3", "-std=c++17", "-fPIC", "-march=native", "-fno-math-errno", "-fno
 WIDE = ("-mprefer-vector-width=512",)
 KINDS = {torch.float32: 0, torch.bfloat16: 1}
 """The dtypes that kernels read, and the number they go by."""
+WIDEST_HEAD = 1024
+"""What decoding attention has room for; MOST in the source."""
 BUILD_SECONDS = 120
 PAGE, HUGE_PAGE, MADV_HUGEPAGE = 4096, 1 << 21, 14
 """Bytes, and Linux's number for the advice."""
