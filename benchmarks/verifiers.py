@@ -82,7 +82,7 @@ def judge_rows(rows: Iterable[Row], **settings: dict[str, Any]) -> dict[str, Ver
     groups: dict[str, list[Row]] = {}
     for row in rows:
         part = {"weight": 1.0} | part_settings(row) | settings.get(row["kind"], {})
-        config = {"domains": {"default": [part]}, "opened": row.get("opened", False)}
+        config = {"domains": {"default": [part]}}
         groups.setdefault(json.dumps(config, sort_keys=True), []).append(row)
     return asyncio.run(_judge_groups(groups))
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 RECORDED = ROOT / "benchmarks" / "results" / "verifiers.json"
 LABELS = {"correct", "wrong", "no_answer"}
 FIELDS = {"id", "kind", "topic", "question", "gold", "response", "label", "why"}
-OPTIONAL = {"adversarial", "settings", "expected", "extra", "opened"}
+OPTIONAL = {"adversarial", "settings", "expected", "extra"}
 KINDS = ["math", "choice", "match", "format", "language", "code"]
 MOST = {
     "math": (0.01, 0.05),
@@ -65,7 +65,7 @@ def test_every_row_is_complete_and_has_an_id_of_its_own():
 
 
 def test_no_question_holds_the_same_response_twice():
-    asked = ("kind", "question", "gold", "response", "settings", "opened")
+    asked = ("kind", "question", "gold", "response", "settings")
     seen = Counter(json.dumps([row.get(name) for name in asked]) for row in ROWS)
     assert not [row for row, count in seen.items() if count > 1]
 
