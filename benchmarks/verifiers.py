@@ -1,6 +1,6 @@
 r"""How often the verifiers are wrong on the labelled corpus, afterbase beside plain Math-Verify.
 
-    python benchmarks/verifiers.py [--mistakes] [--kinds math code]
+    python benchmarks/verifiers.py [--mistakes] [--kinds math code] [--corpus tests/rewards/corpus/second --out ...]
 
 Every row of tests/rewards/corpus is a full response with a label that was set by hand. afterbase judges it with the part of the row's
 kind; the mathematics also goes to Math-Verify as its README shows, `verify(parse(gold), parse(response))`, with the reference in dollar
@@ -59,9 +59,10 @@ def main() -> None:
     options.add_argument(
         "--seconds", type=float, default=10.0, help="after which one Math-Verify comparison is killed and counts as refused"
     )
+    options.add_argument("--corpus", type=Path, default=CORPUS, help="a directory of labelled rows")
     options.add_argument("--out", type=Path, default=HERE / "results" / "verifiers.json")
     chosen = options.parse_args()
-    rows = [row for row in load_rows() if not chosen.kinds or row["kind"] in chosen.kinds]
+    rows = [row for row in load_rows(chosen.corpus) if not chosen.kinds or row["kind"] in chosen.kinds]
     verdicts = {"afterbase": judge_rows(rows), "math-verify": plain_math_verify([r for r in rows if r["kind"] == "math"], chosen.seconds)}
     print_table(rows, verdicts)
     if chosen.mistakes:
@@ -69,9 +70,9 @@ def main() -> None:
     write(chosen.out, rows, verdicts)
 
 
-def load_rows() -> list[Row]:
-    """All rows of the corpus, file by file."""
-    return [json.loads(line) for file in sorted(CORPUS.glob("*.jsonl")) for line in file.read_text(encoding="utf-8").splitlines()]
+def load_rows(corpus: Path = CORPUS) -> list[Row]:
+    """All rows of a corpus, file by file."""
+    return [json.loads(line) for file in sorted(corpus.glob("*.jsonl")) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def judge_rows(rows: Iterable[Row], **settings: dict[str, Any]) -> dict[str, Verdict]:
