@@ -130,6 +130,20 @@ escaped("used 400 MB")
 """,
         ("memory",),
     ),
+    "memory_in_sockets": Attack(
+        """
+pairs = []
+while len(pairs) < 250:
+    pairs.append(socket.socketpair())
+    for end in pairs[-1]:
+        end.setblocking(False)
+        with suppress(BlockingIOError):
+            while True: end.send(bytes(100_000))
+time.sleep(0.3)
+escaped("the kernel holds 100 MB")
+""",
+        ("memory",),
+    ),
     "memory_outside_of_processes": Attack(
         """
 for name, number in (("memfd_create", 319), ("shmget", 29), ("msgget", 68), ("mq_open", 240), ("memfd_secret", 447)):
@@ -329,6 +343,21 @@ for name, number in (("bpf", 321), ("keyctl", 250), ("add_key", 248), ("perf_eve
                      ("setns", 308), ("quotactl", 179), ("acct", 163), ("syslog", 103), ("iopl", 172), ("personality", 135), ("kcmp", 312),
                      ("open_by_handle_at", 304), ("name_to_handle_at", 303), ("future", 600), ("x32", 0x40000000 + 39)):
     refused_call(name, number, 0, 0, 0, 0, 0)
+held()
+"""
+    ),
+    "what_the_machine_has_once": Attack(
+        """
+for number in (253, 294):
+    with suppress(OSError):
+        if libc.syscall(ctypes.c_long(number), ctypes.c_ulong(0)) >= 0: escaped("watches files, at the cost of who started the launcher")
+    if ctypes.get_errno() != errno.ENOSYS: escaped("another way to watch files is not taken")
+refused_call("inotify_add_watch", 254, 3, 0, 0xfff)
+context = ctypes.c_ulong(0)
+refused("asynchronous input and output", libc.syscall, ctypes.c_long(206), ctypes.c_ulong(60_000), ctypes.byref(context))
+with open("/usr/bin/env") as file: refused_call("syncfs", 306, file.fileno())
+refused_call("sync", 162)
+if __import__("resource").getrlimit(4) != (1, 1): escaped("a crash starts the host's handler of core dumps")
 held()
 """
     ),

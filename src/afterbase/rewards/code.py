@@ -8,7 +8,6 @@ program in its own file (other languages than Python) share a process with it, s
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from afterbase.rewards.code_extract import find_program
 from afterbase.rewards.code_run import Bench
 from afterbase.rewards.code_tests import chosen, read_tests
 from afterbase.rewards.code_trial import Feedback, FeedbackLog, Trial
+from afterbase.sandbox.http import on_server
 from afterbase.sandbox.languages import LANGUAGES, Language, Tools, language
 from afterbase.sandbox.open import SandboxConfig
 
@@ -68,17 +68,21 @@ class CodeConfig(Config):
     def build(self) -> CodePart:
         """The part that these settings describe; ConfigError when a language or the isolation is missing here."""
         tools = Tools(self.tool_path)
-        lacking = [fault for name in self.languages if (fault := tools.missing(LANGUAGES[name]))]
+        lacking = [fault for name in self.languages if (fault := tools.missing(self.spoken(name)))]
         if lacking:
             raise ConfigError("; ".join(lacking))
-        programs = self.sandbox.workers or len(os.sched_getaffinity(0))
+        programs = self.sandbox.jobs
         limits = self.sandbox.limits
         compile_limits = replace(limits, wall_seconds=self.compile_seconds, cpu_seconds=self.compile_seconds)
-        visible = (*self.sandbox.visible, *tools.visible(LANGUAGES[name] for name in self.languages))
+        visible = (*self.sandbox.visible, *tools.visible(self.spoken(name) for name in self.languages))
         # A program and its tests run at the same time, so each program takes two workers.
         sandbox = self.sandbox.model_copy(update={"workers": 2 * programs, "visible": visible}).build()
         bench = Bench(sandbox, tools, limits, compile_limits, self.total_seconds, self.tolerance, self.reward == "all")
         return CodePart(self, bench, programs)
+
+    def spoken(self, name: str) -> Language:
+        """A language with the tools of where programs run."""
+        return on_server(LANGUAGES[name]) if self.sandbox.isolation == "http" else LANGUAGES[name]
 
 
 class CodePart:
@@ -104,7 +108,7 @@ class CodePart:
         if program is None:
             return Score(0.0, {self.name: 0.0}, "no_answer", why)
         async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.programs)):
-            trial = await self.bench.test(spoken, program, tests)
+            trial = await self.bench.test(self.config.spoken(spoken.name), program, tests)
         score = self.score(trial)
         if self.feedback and score.outcome != "error":
             self.feedback.append(_record(rollout.prompt, spoken, program, trial, score.outcome))

@@ -76,7 +76,7 @@ class Exchange:
         """`seconds`: for one attempt, everything together; `most`: bytes of the answer."""
         self._server, self._body, self._seconds, self._most = server, json.dumps(question).encode(), seconds, most
         self._stopped, self._late = threading.Event(), threading.Event()
-        self._connection: http.client.HTTPConnection | None = None
+        self._socket: socket.socket | None = None
 
     def run(self) -> Any:
         """The answer as JSON data; ServerTrouble when there is none, Stopped after `abort`."""
@@ -98,13 +98,13 @@ class Exchange:
     def _once(self) -> Any:
         if self._stopped.is_set():
             raise Stopped
-        self._connection = self._server.connect(self._seconds)
+        connection = self._server.connect(self._seconds)
         # A limit for each read would let a server that sends a byte a second go on for ever.
         clock = threading.Timer(self._seconds, self._out_of_time)
         clock.daemon = True
         clock.start()
         try:
-            return self._answer(self._connection)
+            return self._answer(connection)
         except (OSError, http.client.HTTPException) as error:
             if self._stopped.is_set():
                 raise Stopped from None
@@ -113,9 +113,13 @@ class Exchange:
             raise Passing(f"the connection failed ({str(error)[:200] or type(error).__name__})") from None
         finally:
             clock.cancel()
-            self._connection.close()
+            connection.close()
 
     def _answer(self, connection: http.client.HTTPConnection) -> Any:
+        connection.connect()
+        self._socket = connection.sock  # the connection forgets it as soon as the answer begins
+        if self._late.is_set() or self._stopped.is_set():
+            raise TimeoutError
         connection.request("POST", self._server.target, self._body, self._server.headers)
         response = connection.getresponse()
         if response.status != 200:
@@ -136,10 +140,9 @@ class Exchange:
 
     def _hang_up(self) -> None:
         """Wake the thread that waits for the socket; closing it from here would not."""
-        opened = getattr(self._connection, "sock", None)
         with contextlib.suppress(OSError):
-            if opened is not None:
-                opened.shutdown(socket.SHUT_RDWR)
+            if self._socket is not None:
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 def _refusal(response: http.client.HTTPResponse) -> ServerTrouble:

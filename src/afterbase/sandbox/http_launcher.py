@@ -49,7 +49,8 @@ def environment(orders):
     """What every sandbox sets, and the job's own variables; never the server's."""
     home = os.path.abspath("job")
     os.makedirs(home, exist_ok=True)
-    given = {"PATH": os.environ.get("PATH", os.defpath), "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
+    path = os.path.dirname(sys.executable) + ":/usr/local/bin:/usr/bin:/bin"
+    given = {"PATH": path, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
     if orders["hold"]:
         os.makedirs("steady", exist_ok=True)
         with open("steady/sitecustomize.py", "w") as file:
@@ -118,7 +119,7 @@ def watch(process, orders, until):
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    while any([take(descriptor, texts[descriptor], orders["output_bytes"]) for descriptor, _ in poller.poll(0)]):
+    while any(take(descriptor, texts[descriptor], orders["output_bytes"]) for descriptor, _ in poller.poll(0)):
         pass
     return why or verdict(output, texts.values(), {**orders, "hold": 0}, 1), texts.values()
 

@@ -20,7 +20,7 @@ from afterbase.sandbox.base import Job, Limits
 _TEXT = r'/\*(?:.*?\*/|.*)|//[^\n]*|"""(?:.*?"""|.*)|"(?:\\.|[^"\\\n])*"?|\'(?:\\.|[^\'\\\n])*\'?'
 _TYPE = r"(?:class|record|enum|interface)\s+"
 _JAVA = re.compile(rf"{_TEXT}|(?P<brace>[{{}}])|\b{_TYPE}(?P<type>\w{{1,100}})|(?P<main>\bstatic\s+void\s+main\b)", re.DOTALL)
-_PACKAGE = re.compile(r"^\s*package\s+([\w.]{1,200})\s*;", re.MULTILINE)
+_PACKAGE = re.compile(r"^[^\S\n]*+package\s+([\w.]{1,200})\s*;", re.MULTILINE)
 _PUBLIC = re.compile(rf"^[ \t]*public\s+(?:\w+\s+){{0,4}}?{_TYPE}(\w{{1,100}})", re.MULTILINE)
 
 # A program's classes are known only once they are there, and a job brings back files by name: so they are packed into one.

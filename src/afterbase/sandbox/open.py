@@ -9,11 +9,12 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from afterbase.config import Config
 from afterbase.errors import ConfigError
 from afterbase.sandbox.base import Limits, Sandbox
+from afterbase.sandbox.http import HttpConfig
 from afterbase.sandbox.interpreter import interpreter, visible
 from afterbase.sandbox.isolated import IsolatedSandbox, Isolation
 from afterbase.sandbox.languages import LANGUAGES, Tools
@@ -38,8 +39,11 @@ SWITCHES = (
 class SandboxConfig(Config):
     """How untrusted programs are run."""
 
-    isolation: Literal["auto", "namespaces", "bubblewrap", "none"] = "auto"
-    """`auto`: the strongest that works here, or none of them and an error; `none`: programs run with all your rights."""
+    isolation: Literal["auto", "namespaces", "bubblewrap", "http", "none"] = "auto"
+    """`auto`: the strongest that works here, or none of them and an error; `http`: on the server that the table `http` names;
+    `none`: programs run with all your rights."""
+    http: HttpConfig | None = None
+    """The server of isolation = "http", where only the limits of a job and `http.concurrency` matter of what stands here."""
     workers: int = Field(0, ge=0)
     """Jobs that run at one time; 0: as many as there are processor cores."""
     groups: bool = True
@@ -63,6 +67,17 @@ class SandboxConfig(Config):
     disk_mb: int = Field(64, ge=1)
     """Size of a job's private disk in MiB."""
 
+    @model_validator(mode="after")
+    def _server_fits(self) -> SandboxConfig:
+        if (self.isolation == "http") != (self.http is not None):
+            raise ValueError('isolation = "http" and a table http with a url come together, for example http.url = "http://10.0.0.5:8080"')
+        return self
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that run at one time."""
+        return self.http.concurrency if self.http else self.workers or len(os.sched_getaffinity(0))
+
     @property
     def limits(self) -> Limits:
         """What one job may use."""
@@ -70,7 +85,9 @@ class SandboxConfig(Config):
 
     def build(self) -> Sandbox:
         """The sandbox, after a first program has run in it; ConfigError in words when this machine cannot isolate as asked."""
-        workers = self.workers or len(os.sched_getaffinity(0))
+        workers = self.jobs
+        if self.http:
+            return self.http.build()
         if self.isolation == "none":
             return PlainSandbox(workers, self.python)
         complaints = []

@@ -22,6 +22,7 @@ from afterbase.sandbox.inside import files, kernel, root, seccomp, warm, wire
 TICK_SECONDS = 0.02  # between two looks at a job whose memory or files the kernel does not limit as a whole
 OPEN_FILES = 1024
 STACK = 8 << 20
+SOCKET = 416 << 10  # the most that a local socket may have under way, by the kernel's default
 FILTER = seccomp.build_filter(platform.machine())
 MESSAGES_AND_LOCKED = 1 << 16
 
@@ -139,13 +140,19 @@ def excess(spec: dict[str, Any], setting: Setting) -> str:
         return f"killed for more than {root.inodes(spec['disk_mb'])} files"
     if setting.grouped:
         return ""
-    written, most = (disk.f_blocks - disk.f_bfree) * disk.f_frsize, spec["memory_mb"] << 20
+    written, most = (disk.f_blocks - disk.f_bfree) * disk.f_frsize + _in_sockets(), spec["memory_mb"] << 20
     processes = [entry for entry in os.listdir("/proc") if entry.isdigit() and entry != "1"]
     # What processes share is counted for each of them at first; only where that is too much it is worth the kernel's time to share it out.
     for measure in (_held, _share):
         if written + sum(map(measure, processes)) <= most:
             return ""
     return f"killed for using more than {spec['memory_mb']} MiB"
+
+
+def _in_sockets() -> int:
+    """Bytes that the kernel may hold for what the job's sockets have not read yet, which no process's memory shows."""
+    with open("/proc/net/unix") as sockets:
+        return SOCKET * (sum(1 for _ in sockets) - 1)  # below a heading
 
 
 def _held(pid: str) -> int:
@@ -212,7 +219,7 @@ def restrict(spec: dict[str, Any], setting: Setting) -> None:
         resource.RLIMIT_CPU: (seconds, seconds + 1),
         resource.RLIMIT_NPROC: spec["processes"] + (0 if setting.two_users else 1),  # the first process counts where it has the same user
         resource.RLIMIT_FSIZE: disk,
-        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CORE: 1,  # not 0, which does not keep the kernel from starting the host's own handler of core dumps
         resource.RLIMIT_NOFILE: OPEN_FILES,
         resource.RLIMIT_STACK: STACK,
         resource.RLIMIT_MEMLOCK: MESSAGES_AND_LOCKED,

@@ -30,6 +30,7 @@ _FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
     "iopl": (172, None), "ioperm": (173, None), "syslog": (103, 116), "vhangup": (153, 58), "lookup_dcookie": (212, 18),
     "modify_ldt": (154, None), "personality": (135, 92), "uselib": (134, None), "ustat": (136, None), "sysfs": (139, None),
     "_sysctl": (156, None),
+    "sync": (162, 81), "syncfs": (306, 267),  # makes all of the host wait for its disks
     # large and often broken machinery
     "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "add_key": (248, 217), "request_key": (249, 218),
     "keyctl": (250, 219), "vmsplice": (278, 75), "mbind": (237, 235), "set_mempolicy": (238, 237), "set_mempolicy_home_node": (450, 450),
@@ -37,9 +38,12 @@ _FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
     "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180), "memfd_secret": (447, 447),
 }  # fmt: skip
 # Those for which programs have another way when the kernel does not know them.
-_UNKNOWN: dict[str, tuple[int, int]] = {
+_UNKNOWN: dict[str, tuple[int | None, int | None]] = {
     "clone3": (435, 435),  # its flags are in memory, where a filter cannot see them; all fall back to clone
     "memfd_create": (319, 279),
+    # The kernel counts these for the whole machine, or for the user who started the launcher, whom a job could so leave without any; and
+    # a watch on what jobs see of the host tells what others open there.
+    "io_setup": (206, 0), "inotify_init": (253, None), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27),
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
 }  # fmt: skip
 _CLONE, _SOCKET, _SOCKETPAIR = (56, 220), (41, 198), (53, 199)
