@@ -5,7 +5,8 @@
 The work: reference answers of MATH's and GSM8K's training sets, each with a right answer (the reference), the same written differently,
 and a wrong one (the reference of another row), boxed in a response as a model writes it. afterbase judges whole rollouts with a pool of
 one worker; Math-Verify parses response and reference and compares them, as its documentation shows, in this process. An untimed round
-over other rows warms both up. Rates are per core: verifications by processor seconds, those of the worker included. Prints one JSON object.
+over other rows warms both up. Rates are per core: verifications by processor seconds, those of the worker included.
+Answers that need computer algebra (sums, integrals, limits) are counted apart. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def main() -> None:
     for name, golds in {"math_train": math_golds(chosen.data), "gsm8k_train": gsm8k_golds(chosen.data)}.items():
         other, work = (triples(golds, chosen.pairs, random.Random(seed)) for seed in (chosen.seed + 1, chosen.seed))
         result["per_core"][name] = {"n": len(work), "afterbase": afterbase_rate(other, work), "math_verify": math_verify_rate(other, work)}
+    other, work = (algebra(chosen.pairs // 4, random.Random(seed)) for seed in (chosen.seed + 1, chosen.seed))
+    result["per_core"]["computer_algebra"] = {"n": len(work), "afterbase": afterbase_rate(other, work)}
     print(json.dumps(result, indent=2, ensure_ascii=False))
 
 
@@ -71,6 +74,21 @@ def triples(golds: list[tuple[str, str]], number: int, rng: random.Random) -> li
     return work
 
 
+def algebra(number: int, rng: random.Random) -> list[Pair]:
+    """Sums, integrals and limits, which only Math-Verify reads, half of them beside a wrong reference."""
+    work = []
+    for turn in range(number):
+        n, wrong = rng.randrange(3, 60), turn % 2
+        forms = (
+            (rf"\sum_{{i=1}}^{{{n}}} i", n * (n + 1) // 2),
+            (rf"\int_0^1 {2 * n}x\,dx", n),
+            (rf"\lim_{{x \to {n}}} (x+1)", n + 1),
+        )
+        answer, gold = forms[turn % 3]
+        work.append(("", str(gold + wrong), answer, "wrong" if wrong else "right"))
+    return work
+
+
 def rewritten(gold: str, turn: int) -> str:
     """The same answer as another model would write it."""
     plain = gold.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\left", "").replace("\\right", "")
@@ -94,7 +112,7 @@ def afterbase_rate(other: list[Pair], work: list[Pair]) -> dict:
             outcomes[f"{kind}: {(await part(rollout(question, gold, answer))).outcome}"] += 1
 
     asyncio.run(judge_all(other))
-    asyncio.run(part.pool.check("x", "x"))  # the worker is there and warm, even if no answer has needed it
+    asyncio.run(part.pool.check("x+1", "1+x"))  # the worker is there and warm, even if no answer has needed it
     outcomes.clear()
     before, wall = time.process_time() + worker_seconds(part), time.perf_counter()
     asyncio.run(judge_all(work))

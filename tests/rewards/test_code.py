@@ -301,14 +301,33 @@ def test_white_space_at_line_ends_and_rounding_are_forgiven_and_nothing_else(exp
         (1, "1", False), ("1", 1, False), (None, None, True), (None, 0, False), (None, [], False), (False, False, True),
         ({"1": [2]}, {1: [2]}, True), ({"a": 1}, {"a": 1, "b": 2}, False), ({"a": 1}, {"b": 1}, False), ({}, [], False),
         (10**400, 1.5, False), (1.5, 10**400, False), ("a", b"a", False), ([[]], [()], True), (0.5, float("nan"), False),
+        (2, 2 - 1e-9, True), (735345, 735345.5, False), (999999999, 1e9, False), (735345.0, 735345.5, True),
+        (float("inf"), 5, False), (float("inf"), float("-inf"), False), (float("inf"), float("inf"), True),
+        ({"true": 1, "null": 2}, {True: 1, None: 2}, True), ({"[1]": 1}, {(1,): 1}, False),
     ],
 )  # fmt: skip
 def test_values_are_compared_as_plain_data(expected, got, same: bool):
     assert same_value(expected, encode(got, id), 1e-6) == same
 
 
+DEEP: list = []
+for _ in range(10_000):
+    DEEP = [DEEP]
+
+
 @pytest.mark.parametrize(
-    "data", [{"tuple": 1}, {"dict": 1}, {"dict": [1]}, {"int": "0x" + "g"}, {"float": 3}, {}, {"a": 1, "b": 2}, {"handle": 1}]
+    "data",
+    [
+        {"dict": [[DEEP, 1]]},
+        {"tuple": 1},
+        {"dict": 1},
+        {"dict": [1]},
+        {"int": "0x" + "g"},
+        {"float": 3},
+        {},
+        {"a": 1, "b": 2},
+        {"handle": 1},
+    ],
 )
 def test_malformed_data_equals_nothing(data):
     for expected in ([1], {"a": 1}, 1, 1.5, "a", None):

@@ -8,6 +8,10 @@ import pytest
 from afterbase.errors import ConfigError
 from afterbase.records import Completion, Message, Prompt, Rollout, Score
 from afterbase.rewards.code import CodeConfig
+from afterbase.rewards.code_extract import find_program
+from afterbase.rewards.code_follow import join
+from afterbase.rewards.code_tests import Following
+from afterbase.sandbox.languages import LANGUAGES, java_names
 from afterbase.sandbox.open import SandboxConfig
 
 LIMITS = {"workers": 1, "wall_seconds": 1.5, "cpu_seconds": 1.5, "memory_mb": 256, "output_bytes": 100_000}
@@ -243,6 +247,57 @@ def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one(kind: str
     stray = 'import os\ndef square(x):\n    for fd in range(3, 30):\n        try: os.write(fd, b\'{"id": 99, "value": 9}\\n\')\n'
     score = judge(part, stray + "        except OSError: pass\n    return x * x", FUNCTIONS[kind])
     assert score.value == 0.0 and "answered out of turn" in score.note
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "def test_square():\n    assert square(3) == 9\n",
+        "def check(candidate):\n    assert candidate(3) == 9\n",
+        "import unittest\nclass Square(unittest.TestCase):\n    def test_it(self): self.assertEqual(square(3), 9)\n",
+        "async def test_square(): assert square(3) == 9\ncoroutine = test_square()\n",
+    ],
+)
+def test_tests_that_ask_a_program_nothing_are_an_error_and_no_success(test: str, part):
+    for program in ("def square(x): return 0", "def square(x): return x * x", "square = 9"):
+        score = judge(part, program, {"tests": test})
+        assert score.value == 0.0 and score.outcome == "error" and "ask it nothing" in score.note, score
+    assert judge(part, "def square(x): return 0", {"tests": test + "\nassert square(3) == 9"}).outcome == "wrong"
+    assert judge(part, "cube = 9", {"tests": test + "\nsquare"}).outcome == "wrong"
+
+
+FORGED = """
+import os
+def square(x):
+    for fd in range(3, 30):
+        try: os.write(fd, b'{"id": 2, "value": {"builtin": "__loader__"}}\\n')
+        except OSError: pass
+    os._exit(0)
+"""
+
+
+def test_no_answer_makes_the_tests_look_broken(part):
+    assert judge(part, FORGED, {"test_list": ["assert square(square(3)) == 81"]}).outcome == "wrong"
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+@pytest.mark.parametrize("program", ["def square(x): return '\\ud800'", "def square(x): raise ValueError('\\ud800')"])
+def test_what_a_program_says_can_be_written_down(program: str, kind: str, part):
+    score = judge(part, program, FUNCTIONS[kind])
+    assert score.outcome == "wrong" and score.note.encode("utf-8").decode() == score.note
+
+
+LONG = 200_000  # characters; whatever takes quadratic time takes minutes on them
+
+
+def test_no_length_of_a_response_hangs_the_search_for_a_program():
+    fence = "```" + "a" * LONG
+    assert find_program(f"{fence}`\n```python\nprint(1)\n```", LANGUAGES["python"])[0] == "print(1)\n"
+    assert find_program(f"{fence}\nprint(1)\n```", LANGUAGES["python"])[0] is None
+    assert java_names("\n" * LONG + "package a;\nclass B {}") == ("Main.java", "a.B")
+    head = "class Problem {\n    static long f(long n) {\n"
+    following = Following("    }\n    public static void main(String[] args) { assert(f(1) == 1); }\n}\n", head)
+    assert "package" not in join("java", "\n" * LONG + "package a;\nclass B {\nstatic long f(long n) { return n; } }", following, "word")
 
 
 def test_nothing_is_left_behind(part):

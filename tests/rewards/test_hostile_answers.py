@@ -14,8 +14,9 @@ from afterbase.rewards.format import FormatConfig
 from afterbase.rewards.language import LanguageConfig
 from afterbase.rewards.length import LengthConfig
 from afterbase.rewards.match import MatchConfig
-from afterbase.rewards.math import MathConfig, MathPart, decide
+from afterbase.rewards.math import MathConfig, MathPart
 from afterbase.rewards.math_compare import NeedsAlgebra
+from afterbase.rewards.math_judge import decide
 from afterbase.rewards.pool import Pool
 
 HOSTILE = {
@@ -61,7 +62,7 @@ def test_memory_is_limited(monkeypatch, tmp_path):
     (tmp_path / "math_verify.py").write_text(GREEDY)
     monkeypatch.syspath_prepend(tmp_path)
     worker = pool_module.Worker(memory_mb=1024)
-    verdict = worker.check("x", "y", seconds=30)
+    verdict = worker.check({"gold": "x", "answer": "y", "algebra_only": True}, seconds=30)
     assert verdict.outcome == "timeout" and "MemoryError" in verdict.note and not worker.alive
 
 
@@ -88,6 +89,34 @@ def test_a_killed_worker_is_replaced_and_the_answer_still_judged():
         return outcomes
 
     assert asyncio.run(scenario()) == ["correct", "wrong"]
+
+
+def test_a_worker_killed_in_the_middle_of_a_check_is_an_error_and_the_next_answer_is_judged(monkeypatch):
+    started: list[pool_module.Worker] = []
+    start = pool_module.Worker.__init__
+    monkeypatch.setattr(pool_module.Worker, "__init__", lambda self, memory: (started.append(self), start(self, memory))[1])
+
+    async def scenario() -> list[str]:
+        pool = Pool(workers=1, seconds=30, memory_mb=1024)
+        check = asyncio.create_task(pool.check("x+1", "9^{9^{9^9}}"))
+        while not (started and started[0]._ready):
+            await asyncio.sleep(0.05)
+        started[0].process.kill()
+        outcomes = [(await check).outcome, (await pool.check("x+1", "1+x")).outcome]
+        await pool.close()
+        return outcomes
+
+    assert asyncio.run(scenario()) == ["error", "correct"]
+
+
+def test_importing_computer_algebra_is_not_on_the_clock_of_the_answer():
+    async def scenario() -> str:
+        pool = Pool(workers=1, seconds=0.15, memory_mb=1024)  # sympy alone takes longer
+        verdict = await pool.check("x+1", "1+x", algebra_only=True)
+        await pool.close()
+        return verdict.outcome
+
+    assert asyncio.run(scenario()) == "correct"
 
 
 BROKEN = {
@@ -118,6 +147,8 @@ def test_a_worker_is_replaced_before_its_tables_fill_its_memory(monkeypatch):
     async def scenario() -> int:
         pool = Pool(workers=1, seconds=5, memory_mb=1024)
         await pool.check("x+1", "1+x")
+        assert pool.started == 1  # nothing was asked of computer algebra
+        await pool.check("x+1", "1+x", algebra_only=True)
         idle = pool.started
         await pool.close()
         return idle

@@ -3,10 +3,26 @@
 import pytest
 
 from afterbase.rewards.extract import tidy
-from afterbase.rewards.math import decide
+from afterbase.rewards.math_judge import decide
 
 # What the model writes in the box | the reference | the question, where it matters.
 RIGHT = r"""
+2\begin{pmatrix}1&0\\0&2\end{pmatrix} | \begin{pmatrix}2&0\\0&4\end{pmatrix}
+2 and 1/2 | 2.5
+£20 | 20 \text{ pounds}
+¥60 | 60 | 每本12元，5本多少元？
+15时30分 | 15:30
+\binom{n+1}{2} | \frac{n(n+1)}{2}
+20\frac{\text{m}}{\text{s}} | 20\text{ m/s}
+20\,\mathrm{m\,s^{-1}} | 20\text{ m/s}
+\text{FF}_{16} | FF_{16}
+\text{five hours} | 5\text{ hours}
+\text{There are 5 apples left} | 5
+这个数是15 | 15
+每小时90千米 | 90千米/小时
+3+4\mathrm{i} | 3+4i
+\color{red}{4} | 4
+50 km/h | 50 | A car drives 100 km in 2 hours. How fast is it?
 1, 2 | x=1 or x=2
 x=2, x=1 | x=1 \text{ or } x=2
 \{1,2\} | x=1 or x=2
@@ -506,6 +522,16 @@ Alice. | Alice
 blue | \text{Blue}
 """
 WRONG = r"""
+\int x\,dx | \frac{x^2}{2}
+\{\emptyset\} | \emptyset
+(49, 550) | 49,550
+63 cm | 63 | A rectangle is 7 cm by 9 cm. What is its area?
+15 kg | 15 | What is 7 + 8?
+70 radians | 70 | Two angles measure 50 and 60 degrees. What is the third?
+€8.75 | 8.75 | A pen costs $2.50. What do 3 pens and a $1.25 card cost?
+60角 | 60 | 每本12元，5本多少元？
+\text{There are at least 5 apples} | 5
+\text{I have 5 of them or 6} | 5
 1 | x=1 or x=2
 1, 2, 3 | 1,2
 1, 3 | 1, 2
@@ -858,4 +884,4 @@ def test_a_letter_and_what_stands_behind_it_are_one_answer(question):
 def test_an_answer_in_the_unit_that_was_asked_for_or_another():
     question = "How many meters long is it?"
     outcomes = {answer: decide("5", tidy(answer), question).outcome for answer in ("5", "5 m", "500 cm", "5 cm", "5 kg")}
-    assert outcomes == {"5": "correct", "5 m": "correct", "500 cm": "correct", "5 cm": "wrong", "5 kg": "correct"}
+    assert outcomes == {"5": "correct", "5 m": "correct", "500 cm": "correct", "5 cm": "wrong", "5 kg": "wrong"}

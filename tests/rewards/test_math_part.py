@@ -3,7 +3,8 @@ import asyncio
 import pytest
 
 from afterbase.rewards.extract import tidy
-from afterbase.rewards.math import MathConfig, decide
+from afterbase.rewards.math import MathConfig
+from afterbase.rewards.math_judge import decide
 
 # What the model writes in the box | the reference.
 EQUAL = r"""

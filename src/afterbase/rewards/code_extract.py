@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from afterbase.sandbox.languages import Language, tagged
 from afterbase.text.think import split
 
-_FENCE = re.compile(r"(?P<indent>[ \t>]*)(?P<marks>`{3,}|~{3,})[ \t]*(?P<tag>[^\s`{]*)[^`]*")
+# Nothing is tried twice: a tag of thousands of letters would otherwise take quadratic time.
+_FENCE = re.compile(r"(?P<indent>[ \t>]*+)(?P<marks>`{3,}+|~{3,}+)[ \t]*+(?P<tag>[^\s`{]*+)[^`]*+")
 _LONGEST_LINE = 200  # characters of a first line that are looked at
 
 

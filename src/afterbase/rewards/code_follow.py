@@ -94,7 +94,7 @@ def _function(head: str) -> str:
 
 def _defines(program: str, name: str) -> bool:
     """Whether a program holds the function's own definition, not only calls of it."""
-    types = r"(?!\s*(?:return|if|while|for|else|echo|print)\b)[\w <>:,\[\]*&?.]{0,200}"
+    types = r"(?![^\S\n]*+(?:return|if|while|for|else|echo|print)\b)[\w <>:,\[\]*&?.]{0,200}"
     return bool(re.search(rf"^{types}\b{re.escape(name)}\s*(?:\(|=[^=]|:)", program, re.MULTILINE))
 
 
@@ -136,7 +136,7 @@ def _in_class(language: str, program: str, text: str, head: str) -> str:
     """The tests inside the class that the head names; a program without it is put into it, or it inherits from the program's class."""
     named = re.search(r"\bclass\s+(\w+)", head)
     name = named[1] if named else "Problem"
-    program = re.sub(r"^\s*(package\b.*|import\s+org\.javatuples\b.*);", "", program, flags=re.MULTILINE)
+    program = re.sub(r"^[^\S\n]*+(package\b.*|import\s+org\.javatuples\b.*);", "", program, flags=re.MULTILINE)
     end = _class_end(program, name)
     if end >= 0:
         return program[:end] + text + program[end + 1 :]

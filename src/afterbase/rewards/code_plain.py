@@ -103,8 +103,8 @@ def _decode_single(kind: str, inner: Any) -> Any:
         return complex(float(inner[0]), float(inner[1]))
     if kind in ("bytes", "bytearray"):
         return bytes.fromhex(inner) if kind == "bytes" else bytearray.fromhex(inner)
-    if kind == "builtin" and isinstance(getattr(builtins, inner), type):
-        return getattr(builtins, inner)
+    if kind == "builtin" and type(found := getattr(builtins, inner)) is type and found.__name__ == inner:
+        return found
     if kind in ("decimal", "fraction"):
         return Decimal(inner) if kind == "decimal" else Fraction(inner)
     raise ValueError(f"no value is called {kind!r}")

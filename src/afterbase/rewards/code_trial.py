@@ -25,7 +25,10 @@ class Result:
     status: Status
     """How it ended."""
     note: str = ""
-    """Why, in one line."""
+    """Why, in one line; a program may put half a character into it, which no file could hold."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "note", self.note.encode("utf-8", "replace").decode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ _PLACEHOLDER = re.compile(
     |\.{2,}|\\[lcd]?dots|…|_+|\?+|xxx+|placeholder|insert\s.*|(?:你的|最终|最后的?|正确)*(?:答案|结果))?\W*\}?""",
     re.IGNORECASE | re.VERBOSE,
 )
+_SIGN = re.compile(r"[∅∞<>=≤≥]|\\\{\s*\\\}|\{\s*\}")  # an answer without a letter: the empty set, which of two is larger
 _LABEL = re.compile(r"(?<![A-Za-z\\])([A-Za-z](?:_\{?\d\}?)?)\s*(?:=|\\approx)[\s$]*\Z")
 _NOISE = re.compile(r"\\(?:text|q?quad)(?![A-Za-z])|\\[,;()\[\]\s]|[\s$,;、，；{}*]|\\(?:boxed|fbox)\s*\{\Z")
 _CONNECTORS = frozenset({"and", "or", "&", "和", "与", "或", "及"})
@@ -59,7 +60,7 @@ def _meant(answer: str, question: str) -> list[tuple[int, int]]:
 
 
 def _is_placeholder(claim: str) -> bool:
-    return len(claim) < 80 and bool(_PLACEHOLDER.fullmatch(claim.strip()))
+    return len(claim) < 80 and bool(_PLACEHOLDER.fullmatch(claim.strip())) and not _SIGN.fullmatch(claim.strip())
 
 
 def _quoted(answer: str, begin: int, end: int, question: str) -> bool:
@@ -87,8 +88,10 @@ def _joined(answer: str, found: list[tuple[int, int]]) -> str:
 
 def _beside(answer: str, end: int, begin: int) -> bool:
     """Whether between two boxes stands nothing but a comma, "and", "or", or the name of what the second holds."""
+    if begin - end >= 60:
+        return False
     gap = _gap(answer, end, begin)
-    return begin - end < 60 and "\n\n" not in gap and set(_NOISE.sub(" ", _LABEL.sub("", gap)).split()) <= _CONNECTORS
+    return "\n\n" not in gap and set(_NOISE.sub(" ", _LABEL.sub("", gap)).split()) <= _CONNECTORS
 
 
 def _gap(answer: str, end: int, begin: int) -> str:
@@ -97,9 +100,11 @@ def _gap(answer: str, end: int, begin: int) -> str:
 
 
 def _without_boxes(answer: str) -> str:
-    for begin, end in reversed(boxes(answer)):
-        answer = answer[: answer.rfind("\\", 0, begin)] + answer[end + 1 :]
-    return answer
+    pieces, here = [], 0
+    for begin, end in boxes(answer):
+        pieces.append(answer[here : answer.rfind("\\", 0, begin)])
+        here = end + 1
+    return "".join([*pieces, answer[here:]])
 
 
 def _fall_back(answer: str, fallback: Fallback) -> str | None:

@@ -19,6 +19,10 @@ _TAGS = (OPEN, CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 _NAMES = r"(?:think|thinking|answer)(?![a-z0-9_-])"
 _LOOKS_LIKE_A_TAG = re.compile(rf"<[/\\|]?{_NAMES}[^<>]{{0,200}}>|<\s{{0,9}}[/\\|]?\s{{0,9}}{_NAMES}\s{{0,9}}[/\\|]?\s{{0,9}}>")
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # by hand: Unicode's normalization is quadratic on hostile text
+# Letters and marks that show nothing either: fillers of Hangul and Khmer, the empty Braille cell, joiners and variation selectors.
+_BLANK = frozenset("\u115f\u1160\u3164\uffa0\u17b4\u17b5\u2800\u034f") | {
+    chr(code) for code in (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
+}
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _SPACING = re.compile(r"\\(?:q?quad|[a-z]?(?:phantom|space)|text[a-z]*|math[a-z]{2}|mbox|[,;:! ])|[{}~$.?…_]")
 
@@ -94,7 +98,7 @@ def _look_alike(text: str) -> str:
 
 
 def _empty(thought: str | None, answer: str) -> str:
-    if thought is not None and not any(letter.isalnum() for letter in thought):
+    if thought is not None and not any(letter.isalnum() for letter in _visible(thought)):
         return "the thought is empty"
     return "" if _visible(answer).strip() else "the answer is empty"
 
@@ -107,7 +111,7 @@ def _box_fault(answer: str) -> str:
 
 
 def _visible(text: str) -> str:
-    """Without what takes no room on a page: zero-width and other format characters, control characters but white space."""
+    """Without what takes no room on a page: zero-width and other format characters, control characters but white space, blank letters."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(letter for letter in text if letter.isspace() or unicodedata.category(letter)[0] != "C")
+    return "".join(letter for letter in text if letter.isspace() or (unicodedata.category(letter)[0] != "C" and letter not in _BLANK))

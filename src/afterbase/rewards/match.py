@@ -160,8 +160,11 @@ def _item_readings(text: str) -> list[Counter[str]]:
             text = text[len(opening) : -len(closing)]
     readings = []
     for separator in _SEPARATORS:
-        items = (normalized(_BULLET.sub("", item)) for item in re.split(separator, text))
-        readings.append(Counter(item for item in items if item))
+        items: Counter[str] = Counter()
+        for item, times in Counter(re.split(separator, text)).items():
+            items[normalized(_BULLET.sub("", item))] += times
+        del items[""]
+        readings.append(items)
     return readings
 
 

@@ -2,14 +2,15 @@ r"""Whether the final answer of a mathematics response equals the reference.  [S
 
 Both are tidied (`math_surface`), read as one of a few kinds (`math_read`: a value, a list, an interval, an equation, words, ...) and
 compared by the rule of their kinds (`math_compare`), expressions by exact or 40-digit arithmetic at fixed points. What that cannot
-read or is too large for it goes to Math-Verify, expression by expression, in a process that may be killed.
+read or is too large for it goes to Math-Verify, expression by expression. All of it runs in a process that may be killed (`pool`,
+`math_worker`), except for what no text can make slow: equal texts and plain numbers.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator
+from fractions import Fraction
 from typing import Literal
 
 from pydantic import Field
@@ -18,23 +19,13 @@ from afterbase.config import Config
 from afterbase.errors import ConfigError
 from afterbase.records import Rollout, Score
 from afterbase.rewards.extract import Fallback, all_boxes, final_answer
-from afterbase.rewards.math_choice import Choice, choice, letters, options
-from afterbase.rewards.math_compare import Comparison, NeedsAlgebra
-from afterbase.rewards.math_kinds import Items, Kind, Value, Words
-from afterbase.rewards.math_read import read
-from afterbase.rewards.math_surface import tidy
-from afterbase.rewards.pool import Pool, Verdict
+from afterbase.rewards.pool import Pool
+from afterbase.rewards.verdict import Verdict
 
 MAX_ANSWER = 1000  # characters; the longest answer of MATH has 160
-MAX_ALGEBRA = 8  # expressions of one answer that processes are asked about
+MAX_QUESTION = 20_000  # characters that reach the verifier, from the end, where a question lists its options
 
-_SIDE_BY_SIDE = re.compile(r"(?<![_^0-9.])[0-9][0-9.]*\s+[0-9]")
-_OTHER_LETTER = re.compile(r"\([A-J]\)|(?<![A-Za-z])[A-J]\s*[.):、]|\b(?:or|and)\s+\(?[A-J]\b")
-_WORK = re.compile(
-    r"(?<=\w)[-+*^!]|(?<=[)}])[-+*^!(]|\\(?:cdot|times|div|sqrt|binom|int|sum|prod|lim|sin|cos|tan|log|ln)|\)\(|\d/\d+[-+*/]"
-)
-_LISTED = re.compile(r"[1-9]\d*(?:,[1-9]\d*)+")
-_ONE_COMMA = re.compile(r"-?\d+,\d+%?")
+_PLAIN_NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?")
 
 
 class MathConfig(Config):
@@ -78,118 +69,39 @@ class MathPart:
         answer = final_answer(rollout.text, self.fallback, question)
         if answer is None:
             return Score(0.0, {self.name: 0.0}, "no_answer", "no final answer found")
-        verdict = await self.compare(gold, answer, question)
-        if verdict.outcome == "wrong" and (together := _all_parts(gold, answer, rollout.text, question)):
-            verdict = await self.compare(gold, together, question)
+        verdict = await self.compare(gold, answer, question, all_boxes(rollout.text, question))
         value = 1.0 if verdict.outcome == "correct" else 0.0
         return Score(value, {self.name: value}, verdict.outcome, f"{_short(answer)} against {_short(gold)}: {verdict.note}")
 
-    async def compare(self, gold: str, answer: str, question: str = "") -> Verdict:
-        """Whether two answers to the question are the same."""
+    async def compare(self, gold: str, answer: str, question: str = "", boxes: list[str] | None = None) -> Verdict:
+        """Whether two answers to the question are the same; all `boxes` together are the answer where the reference has as many parts."""
         if len(answer) > MAX_ANSWER:
             return Verdict("wrong", f"longer than {MAX_ANSWER} characters")
-        gold, answer = tidy(gold), tidy(answer)
-        known: dict[tuple[str, str], bool] = {}
-        for _ in range(MAX_ALGEBRA):
-            try:
-                return decide(gold, answer, question, self.rounding, known)
-            except NeedsAlgebra as open_question:
-                verdict = await self.pool.check(*open_question.pair)
-                if verdict.outcome not in ("correct", "wrong"):
-                    return verdict
-                known[open_question.pair] = verdict.outcome == "correct"
-            except (ArithmeticError, ValueError, LookupError, TypeError, RecursionError) as error:  # the answer's fault: no masked sample
-                return Verdict("wrong", f"cannot be compared ({type(error).__name__})")
-        return Verdict("timeout", f"more than {MAX_ALGEBRA} expressions that need computer algebra")
+        together = _together(answer, boxes or [])
+        if (verdict := quick(gold, answer)) is not None and (verdict.outcome == "correct" or not together):
+            return verdict
+        return await self.pool.check(
+            gold, answer, question=question[-MAX_QUESTION:], rounding=self.rounding, together=together, parts=len(boxes or [])
+        )
 
     async def close(self) -> None:
         """End the verifier processes."""
         await self.pool.close()
 
 
-def decide(gold: str, answer: str, question: str = "", rounding: int = 4, known: dict[tuple[str, str], bool] | None = None) -> Verdict:
-    """The verdict on two tidied answers; NeedsAlgebra when it depends on an expression that is not in `known`."""
-    if not re.search(r"\w|\\[a-zA-Z{]|[∅]|\{\}", answer):
-        return Verdict("wrong", "empty")
-    if gold == answer:
+def quick(gold: str, answer: str) -> Verdict | None:
+    """The verdict where no reading is needed and no text can make it slow: equal texts, two plain numbers; None anywhere else."""
+    gold, answer = gold.strip(), answer.strip()
+    if gold == answer and any(sign.isalnum() for sign in gold):
         return Verdict("correct", "same text")
-    comparison = Comparison(question, rounding, known or {})
-    if (chosen := _by_letter(gold, answer, question, comparison)) is not None:
-        return _verdict(chosen, "choice")
-    if gold.replace(" ", "") == answer.replace(" ", "") and not _SIDE_BY_SIDE.search(gold + "|" + answer):
-        return Verdict("correct", "same text")
-    open_question: NeedsAlgebra | None = None
-    for wanted, came in _readings(gold, answer):
-        try:
-            if comparison.same(wanted, came):
-                return Verdict("wrong", "repeats the question") if _restates(gold, answer, question) else Verdict("correct", "equal")
-        except NeedsAlgebra as error:
-            open_question = error
-    if open_question:
-        raise open_question
-    return Verdict("wrong", "different")
-
-
-def _restates(gold: str, answer: str, question: str) -> bool:
-    """Whether an answer only repeats the expression that was to be worked out: "37 \\cdot 41" to "What is 37 \\cdot 41?"."""
-    gold, answer, question = (re.sub(r"\s|\\left|\\right|\\[,;!]", "", text.replace("dfrac", "frac")) for text in (gold, answer, question))
-    return len(answer) > 2 and answer in question and gold not in question and bool(_WORK.search(answer)) and not options(question)
-
-
-def _readings(gold: str, answer: str) -> Iterator[tuple[Kind, Kind]]:
-    """How the two can be read together; commas have three meanings, and the other side tells which."""
-    wanted, came = read(gold), read(answer)
-    yield wanted, came
-    if isinstance(wanted, Items) and isinstance(came, Value) and _LISTED.fullmatch(answer):
-        yield wanted, read(answer, "list")
-    if isinstance(came, Items) and isinstance(wanted, Value):
-        if _LISTED.fullmatch(gold):
-            yield read(gold, "list"), came
-        elif wanted.places and _ONE_COMMA.fullmatch(answer):  # 3,14 for 3.14
-            yield wanted, read(answer.replace(",", "."))
-
-
-def _by_letter(gold: str, answer: str, question: str, comparison: Comparison) -> bool | None:
-    """The verdict where one of the two is a choice; None when neither is."""
-    offered = options(question)
-    wanted, came = choice(gold), choice(answer, bool(offered))
-    several = letters(gold, together=bool(offered)), letters(answer, together=True)
-    if several[0] and (offered or r"\text" in gold):
-        return several[0] == several[1]
-    if wanted and came:
-        return wanted.letter == came.letter and _no_contradiction(wanted, came, offered, comparison)
-    if wanted and several[1] and not wanted.rest and len(several[1]) > 1:
-        return False
-    if wanted:
-        text = wanted.rest or offered.get(wanted.letter, "")
-        return comparison.same(read(text), read(answer)) or None if text else None
-    if came and came.letter in offered:
-        return comparison.same(read(gold), read(offered[came.letter])) and _no_contradiction(came, came, offered, comparison)
+    if _PLAIN_NUMBER.fullmatch(gold) and _PLAIN_NUMBER.fullmatch(answer):
+        return Verdict("correct", "equal") if Fraction(gold) == Fraction(answer) else Verdict("wrong", "different")
     return None
 
 
-def _no_contradiction(wanted: Choice, came: Choice, offered: dict[str, str], comparison: Comparison) -> bool:
-    """Whether what stands behind the letter fits what the letter stands for: words may explain it."""
-    text = offered.get(wanted.letter) or wanted.rest
-    if not came.rest or came.rest == text:
-        return True
-    if options(f"({came.letter}) {came.rest}") or _OTHER_LETTER.search(came.rest) or came.rest in offered.values():
-        return False
-    rest = read(came.rest)
-    return not text or isinstance(rest, Words) or comparison.same(read(text), rest)
-
-
-def _all_parts(gold: str, answer: str, text: str, question: str) -> str | None:
-    """All boxes as one answer, when the reference has several parts, the answer one, and there is exactly one box for each part."""
-    wanted = read(tidy(gold))
-    if not isinstance(wanted, Items) or len(wanted.items) < 2:
-        return None
-    found = all_boxes(text, question)
-    return ", ".join(found) if len(found) == len(wanted.items) and answer == found[-1] and sum(map(len, found)) < MAX_ANSWER else None
-
-
-def _verdict(same: bool, what: str) -> Verdict:
-    return Verdict("correct", f"same {what}") if same else Verdict("wrong", f"different {what}")
+def _together(answer: str, boxes: list[str]) -> str:
+    """All boxes as one answer, when the answer is only the last of them; "" else."""
+    return ", ".join(boxes) if len(boxes) > 1 and answer == boxes[-1] and sum(map(len, boxes)) < MAX_ANSWER else ""
 
 
 def _short(text: str) -> str:

@@ -15,7 +15,7 @@ _NAMED = re.compile(
     rf"(?:\(({_LETTER})\)|\[({_LETTER})\]|({_LETTER}))(?:\s*[.:)、项]\s*|\s+|$)(.*)",
     re.IGNORECASE | re.DOTALL,
 )
-_LISTED = re.compile(rf"\(?{_LETTER}\)?(?:(?:\s*(?:,|;|and|和|、|&)\s*)+\(?{_LETTER}\)?)+")
+_LISTED = re.compile(rf"\(?{_LETTER}\)?(?:(?:\s*(?:,|;|and|和|、|&))+\s*\(?{_LETTER}\)?)+")
 _TOGETHER = re.compile(rf"{_LETTER}{{2,8}}")
 _LABELS = (
     re.compile(rf"\(({_LETTER})\)(?!\s*(?:=|and|or|,))"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from afterbase.rewards import math_region, math_words
 from afterbase.rewards.math_equation import assignments, diff, is_equation, is_function, is_name, order, plain, reversed_name
+from afterbase.rewards.math_forms import as_moment, colons, lone, quotient
 from afterbase.rewards.math_kinds import Based, Chain, Items, Kind, Matrix, Moment, Opaque, Ratio, Value, Words
 from afterbase.rewards.math_number import Numbers, asks
 from afterbase.rewards.math_region import Region
@@ -22,10 +23,11 @@ from afterbase.rewards.math_value import TooLarge, Undefined, constant, mp, prop
 
 _NO_MATHEMATICS = re.compile(
     r"\\[lcdv]?dots|\.\.\.|[?\"`#@;]|__|import|lambda|[㐀-鿿]"
-    r"|(?<![\\A-Za-z])[A-Za-z]{4,}|\d\s+\d|\\text|\b(?:or|and|if|not)\b|\\n(?:e|ot)(?![a-z])|[<>]"
+    r"|(?<![\\A-Za-z])[A-Za-z]{4,}|(?<![\^_])\d\s+\d|\\text|\b(?:or|and|if|not)\b|\\n(?:e|ot)(?![a-z])|[<>]"
 )
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-z]+\}")
 _ADVANCED = re.compile(r"\\(?:i*int|oint|sum|prod|lim|det|max|min|gcd|lcm|partial|nabla|begin\{[bpvB]?matrix\})(?![a-z])")
+_UNDONE = re.compile(r"\\int(?![a-z]|\s*[_^])")  # an integral without limits, which is the question again
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 ROUGHLY = mp.mpf("0.01")  # "10/3 = 3.33" is rounded, "6 = 5" is false
 
@@ -47,7 +49,7 @@ class Comparison:
 
     def same(self, gold: Kind, came: Kind) -> bool:
         """Whether the answer that came is the reference."""
-        gold, came = _lone(gold), _lone(came)
+        gold, came = lone(gold), lone(came)
         for kinds, rule in self._rules():
             if isinstance(gold, kinds) or isinstance(came, kinds):
                 return rule(gold, came)
@@ -56,7 +58,7 @@ class Comparison:
     def _rules(self) -> list[tuple[type | tuple[type, ...], Callable[[Any, Any], bool]]]:
         """The first kind that either answer is decides who compares them."""
         return [
-            (Words, self.words), (Based, self.based), (Moment, self.moments), (Matrix, self.matrices), (Ratio, self.ratios),
+            (Based, self.based), (Words, self.words), (Moment, self.moments), (Matrix, self.matrices), (Ratio, self.ratios),
             (Region, self.regions), (Items, self.items), (Chain, self.chains), (Opaque, self.opaque),
         ]  # fmt: skip
 
@@ -92,14 +94,14 @@ class Comparison:
         based, other = (gold, came) if isinstance(gold, Based) else (came, gold)
         if isinstance(other, Chain) and is_equation(other):
             return any(self.based(gold, side) if based is gold else self.based(side, came) for side in other.sides[1:])
-        if not isinstance(other, Value):
+        if not isinstance(other, Value | Words):
             return False
         unsaid = based.base == 10 or (based is gold and asks(self.question, "base"))
         return unsaid and based.digits == (other.text.replace(" ", "").upper().lstrip("0") or "0")
 
     def moments(self, gold: Kind, came: Kind) -> bool:
         """Times and dates; "9:30" is a time here."""
-        first, second = (_as_moment(kind) for kind in (gold, came))
+        first, second = (as_moment(kind) for kind in (gold, came))
         if first is None or second is None or first.what != second.what:
             return False
         if first.what == "date":
@@ -125,7 +127,7 @@ class Comparison:
     def ratios(self, gold: Kind, came: Kind) -> bool:
         """a:b is a:b however often; where both can be times of day they are, unless the question asks for a ratio."""
         if isinstance(gold, Ratio) and isinstance(came, Ratio):
-            times = [math_words.clock(_colons(ratio)) for ratio in (gold, came)]
+            times = [math_words.clock(colons(ratio)) for ratio in (gold, came)]
             if all(times) and not asks(self.question, "ratio"):
                 return times[0] == times[1]
             if len(gold.terms) != len(came.terms):
@@ -134,11 +136,13 @@ class Comparison:
                 self.numbers.crosswise(gold.terms[0], gold.terms[i], came.terms[0], came.terms[i]) for i in range(1, len(gold.terms))
             )
         ratio, other = (gold, came) if isinstance(gold, Ratio) else (came, gold)
+        if isinstance(other, Value) and as_moment(other):
+            return self.moments(gold, came)
         if isinstance(other, Chain) and is_equation(other):
             return any(self.ratios(*((ratio, side) if ratio is gold else (side, ratio))) for side in other.sides)
-        if not isinstance(other, Value) or len(ratio.terms) != 2 or (ratio is came and math_words.clock(_colons(ratio))):
+        if not isinstance(other, Value) or len(ratio.terms) != 2 or (ratio is came and math_words.clock(colons(ratio))):
             return False
-        return self.values(*((_quotient(ratio), other) if ratio is gold else (other, _quotient(ratio))))
+        return self.values(*((quotient(ratio), other) if ratio is gold else (other, quotient(ratio))))
 
     def regions(self, gold: Kind, came: Kind) -> bool:
         """Sets of reals, whatever they are written as."""
@@ -240,11 +244,16 @@ class Comparison:
     def _claims(self, came: Chain, gold: Kind) -> bool:
         """Whether an equation gives the reference: x = 5 and 2+3 = 5 do, 6 = 5, 5 = 5 and x = 5 = 6 do not."""
         came = reversed_name(came)
-        named = is_name(came.names[0]) or (self._quoted(came) and not constant_sides(came))
+        named = is_name(came.names[0]) or (self._quoted(came) and not constant_sides(came)) or self._worked_out(came)
         if len(set(came.names)) == 1 or (not named and not constant_sides(came)):
             return False
         sides = came.sides[1:] if named else came.sides
         return self._consistent(sides) and any(self.same(gold, side) for side in sides)
+
+    def _worked_out(self, came: Chain) -> bool:
+        """Whether the left side is an integral, a sum or a limit that is equal to the right one."""
+        left, right = came.sides[:2]
+        return isinstance(left, Opaque) and isinstance(right, Value) and _beyond(left.text) and self.ask(right.text, left.text)
 
     def _consistent(self, sides: Sequence[Kind]) -> bool:
         """Whether what stands between the signs = is equal, at least as a rounded number."""
@@ -302,6 +311,8 @@ class Comparison:
             return False
         if texts[0].replace(" ", "") == texts[1].replace(" ", ""):
             return not isinstance(came, Opaque) or not re.search(r"\d\s+\d", came.text)
+        if _UNDONE.search(texts[1]) and not _UNDONE.search(texts[0]):
+            return False
         beyond = all(not isinstance(kind, Opaque) or _beyond(kind.text) for kind in (gold, came))
         return beyond and self.ask(*texts)
 
@@ -317,11 +328,6 @@ class Comparison:
 def constant_sides(chain: Chain) -> bool:
     """Whether every side is a number."""
     return all(isinstance(side, Value) and not contains(side.tree, "sym") for side in chain.sides)
-
-
-def _lone(kind: Kind) -> Kind:
-    """A set of one is its element."""
-    return kind.items[0] if isinstance(kind, Items) and len(kind.items) == 1 and kind.how in ("set", "list", "or") else kind
 
 
 def _unnamed(kind: Kind) -> Kind:
@@ -366,23 +372,10 @@ def _fit(gold: str, came: str, count: int) -> bool:
     return gold == came or "[]" not in (gold, came) or count > 2
 
 
-def _as_moment(kind: Kind) -> Moment | None:
-    if isinstance(kind, Chain) and is_equation(kind):
-        kind = kind.sides[-1]
-    return kind if isinstance(kind, Moment) else math_words.clock(_colons(kind)) if isinstance(kind, Ratio) else None
-
-
-def _colons(ratio: Ratio) -> str:
-    return ":".join(term.text for term in ratio.terms)
-
-
-def _quotient(ratio: Ratio) -> Value:
-    return Value(("div", ratio.terms[0].tree, ratio.terms[1].tree), f"{ratio.terms[0].text}/{ratio.terms[1].text}")
-
-
 def _beyond(text: str) -> bool:
     """Whether text that is not understood here may be to computer algebra; what is merely malformed is not."""
-    return bool(_ADVANCED.search(text)) or max(text.count("("), text.count("{")) > MAX_DEPTH // 2
+    balanced = all(text.count(left) == text.count(right) for left, right in ("()", "{}", "[]"))
+    return balanced and (bool(_ADVANCED.search(text)) or max(text.count("("), text.count("{")) > MAX_DEPTH // 2)
 
 
 def _capitals(text: str) -> bool:

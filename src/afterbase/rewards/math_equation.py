@@ -13,7 +13,7 @@ _NAME = re.compile(
     rf"\\?[A-Za-z]{_INDEX}'*(?:\^\{{?-1\}}?)?(?:\([^()]*\))?|[A-Z]{{1,5}}{_INDEX}|\\(?!frac|sqrt|text|sin|cos|tan|log|ln)[a-zA-Z]+{_INDEX}"
     r"|m?\\angle[A-Z]+|\|[A-Z]{2}\||\\(?:text|overline|vec|overrightarrow|bar|hat|mathbb)\{.*\}(?:_\{?\w+\}?)?"
     r"|[A-Za-z]{4,}|\\frac\{d\w*\}\{d\w+\}"
-    r"|\((?:[A-Za-z\\]+,)+[A-Za-z\\]+\)|S_\{?\\triangle[A-Z ]*\}?|[一-鿿\w]*[一-鿿]+[一-鿿\w]*|\\triangle[A-Z]+"
+    r"|\((?:[A-Za-z\\]+,)+[A-Za-z\\]+\)|S_\{?\\triangle[A-Z ]*\}?|(?=\w*[一-鿿])\w+|\\triangle[A-Z]+"
 )
 
 

@@ -12,9 +12,10 @@ import re
 from fractions import Fraction
 from typing import Any
 
+from afterbase.rewards.math_asked import asked_unit, may_add, namesakes
 from afterbase.rewards.math_kinds import Value
 from afterbase.rewards.math_tree import Tree, symbols
-from afterbase.rewards.math_units import Unit, measure
+from afterbase.rewards.math_units import Unit
 from afterbase.rewards.math_value import TooLarge, Undefined, constant, is_real, mp, real, same
 
 LONG = 6  # significant digits from which the last one may be cut off instead of rounded
@@ -36,9 +37,6 @@ _ASKS = {
     ),
     "respectively": re.compile(r"respectively|in that order|ordered (?:pair|triple|list)|依次|分别", re.IGNORECASE),
 }
-_ASKED_UNIT = re.compile(
-    r"(?:how many|number of|in(?: terms of)?|unit:|多少|几)\s+((?:square |cubic )?[A-Za-z]+|[㐀-鿿]{1,4})(?=[\s.,?$)])", re.IGNORECASE
-)
 _CONSTANTS = ({"C", "c", "K", "k", "C_1", "C_{1}", "c_1"}, {"n", "k", "m", "l", "j", "K", "N"})
 
 
@@ -106,18 +104,19 @@ class Numbers:
 
     def _factor(self, gold: Unit | None, came: Unit | None) -> Fraction | None:
         """How many of the reference's units one of the answer's is; None when they measure different things."""
-        if gold is None or not gold.known:
-            asked = self._asked(came) if came is not None and came.known else None
-            return came.size / asked.size if asked is not None and came is not None else Fraction(1)
         if came is None or not came.known:
             return Fraction(1)
-        return came.size / gold.size if came.dimension == gold.dimension else None
+        if gold is None or not gold.known:
+            return self._added(came)
+        return came.size / gold.size if came.dimension == gold.dimension else Fraction(1) if gold in namesakes(came) else None
 
-    def _asked(self, came: Unit | None) -> Unit | None:
-        """The unit of the same dimension that the question asks for."""
-        units = [measure(match[1]) for match in _ASKED_UNIT.finditer(self.question)]
-        fitting = {unit for unit in units if came is not None and unit.dimension == came.dimension}
-        return fitting.pop() if len(fitting) == 1 else None
+    def _added(self, came: Unit) -> Fraction | None:
+        """The same for a reference without a unit, which the question then has."""
+        for unit in (came, *namesakes(came)):
+            if may_add(self.question, unit):
+                asked = asked_unit(self.question, unit.dimension)
+                return unit.size / asked.size if asked else Fraction(1)
+        return None
 
 
 def _ends(value: Any) -> bool:

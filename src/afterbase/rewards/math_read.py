@@ -40,7 +40,7 @@ _ENVIRONMENT = re.compile(
     re.DOTALL,
 )
 _BASED = re.compile(
-    r"\(?(-?[0-9A-Fa-f.]+)\)?\s*(?:_\s*\{?\s*(?:\\text\{)?\s*\(?(\d{1,2}|[a-z]+)\)?\s*\}?\}?"
+    r"(?:\\text\s*\{\s*)?\(?(-?[0-9A-Fa-f.]+)\)?\s*\}?\s*(?:_\s*\{?\s*(?:\\text\{)?\s*\(?(\d{1,2}|[a-z]+)\)?\s*\}?\}?"
     r"|\(?\s*(?:\\text\{)?\s*(?:in\s+)?base[\s-]*\}?\s*(\d{1,2}|[a-z]+)\)?\}?)"
 )
 _BASES = {
@@ -64,15 +64,15 @@ _INTEGER = re.compile(
     r"|(?:\\text\s*\{)?\s*(?:is\s+(?:an?|any)\s+(?:\w+\s+)?integer|integer|an integer|为(?:任意)?整数|是(?:任意)?整数)\s*\}?)\)?"
 )
 _DECIMAL = re.compile(r"-?(\d*)\.(\d+)(?:%|\^\\circ)?")
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*(\\text\s*\{[^{}]*\}|[A-Za-z]+|[一-鿿]{1,2})\s*(?:,|and|又|零)?\s*")
-_LABELLED = re.compile(r"(?:\\text\{)?(?:[A-Z]|[Pp]oint\s+[A-Z]|点[A-Z]?)\}?\s*(?=\(.*,.*\)\Z)")
+_QUANTITY = re.compile(r"(\d++(?:\.\d++)?)\s*(\\text\s*\{[^{}]*\}|[A-Za-z]+|[一-鿿]{1,2})\s*(?:,|and|又|零)?\s*")
+_LABELLED = re.compile(r"(?:\\text\{)?(?:[A-Z]|[Pp]oint\s+[A-Z]|点[A-Z]?)\}?\s*(?=\()")
 _REALS = re.compile(r"(?:x\s*\\in\s*)?(?:\\mathbb\s*\{?\s*R\s*\}?|\\mathbf\s*\{R\})")
 _EXCEPT = re.compile(r"(.*?)\s*(?:\\setminus|\\text\{\s*except\s*\}|except(?:\s+for)?|excluding|\\text\{\s*excluding\s*\})\s*(.*)")
 
 _DOTTED = re.compile(r"(-?\d+\.\d*?(?=(\d{1,6}?)\2+(?:\.|\\|\s))\d+)\s*(?:\.{3}|\\ldots)\s*")
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=512)
 def read(text: str, commas: str = "thousands") -> Kind:
     """What a tidied answer is; `commas` says whether the one in "1,234" groups digits or divides a list."""
     return _read(ungrouped(_recurring(text)) if commas == "thousands" else text, 0)
@@ -136,7 +136,7 @@ def _moment(text: str, depth: int) -> Kind | None:
 def _environment(text: str, depth: int) -> Kind | None:
     match = _ENVIRONMENT.fullmatch(text)
     if not match or r"\begin" in match["body"]:
-        return _rows_in_brackets(text, depth)
+        return _rows_in_brackets(text, depth) or _scaled(text, depth)
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?|\\cr\b|\\tabularnewline", match["body"]) if row.strip(" \\hline")]
     if not rows:
         return Opaque(text)
@@ -145,6 +145,19 @@ def _environment(text: str, depth: int) -> Kind | None:
     if match["name"] == "vmatrix":
         return Opaque(text)  # a determinant
     return Matrix(tuple(tuple(_read(cell, depth + 1) for cell in row.split("&")) for row in rows), text)
+
+
+def _scaled(text: str, depth: int) -> Kind | None:
+    """A number or expression times a matrix as the matrix that this is."""
+    head, begin, body = text.partition("\\begin")
+    factor = _value(re.sub(r"(?:\\cdot|\\times|\*)\s*\Z", "", head.strip())) if head.strip() and begin else None
+    matrix = _environment(begin + body, depth) if factor and depth < MAX_NESTING else None
+    if not isinstance(factor, Value) or not isinstance(matrix, Matrix):
+        return None
+    if not all(isinstance(cell, Value) for row in matrix.rows for cell in row):
+        return None
+    rows = [[Value(("mul", (factor.tree, cell.tree)), f"({factor.text})({cell.text})") for cell in row] for row in matrix.rows]
+    return Matrix(tuple(tuple(row) for row in rows), text)
 
 
 def _rows_in_brackets(text: str, depth: int) -> Kind | None:
@@ -251,7 +264,8 @@ def _relations(text: str, depth: int) -> Kind | None:
 
 def _brackets(text: str, depth: int) -> Kind | None:
     r"""(1, 2), [1, 2), \{1, 2\}, \langle 1, 2 \rangle; a set may say which elements it has: \{x \mid x > 2\}."""
-    text = _LABELLED.sub("", text)
+    if text.endswith(")") and "," in text and (label := _LABELLED.match(text)):
+        text = text[label.end() :]
     opening = next((sign for sign in (r"\{", r"\langle", "(", "[") if text.startswith(sign)), None)
     closing = next((sign for sign in (r"\}", r"\rangle", ")", "]") if text.endswith(sign)), None)
     if opening is None or closing is None or len(text) < len(opening) + len(closing) or not _is_one_pair(text):

@@ -37,13 +37,14 @@ _ROOTS = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?|[A-Za-z])?")
 _ROOT_INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}
 
 _WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("`", "`"), ('"', '"'))
-_FULL_STOP = re.compile(r"\s*(?<!\.)[.,;。]?\s*\Z")  # one: three dots leave something out
+_STOPS = frozenset(".,;。")
 _LEADS = re.compile(
     r"""\A\s*(?:
         (?:so|thus|hence|therefore|\\therefore|∴|故|所以|因此|则|即|解得|解[:：]|可得)[\s,:：，]* |
         (?:the\s+)?(?:final\s+|correct\s+)?(?:answer|result|solution|value|root|ans)s?\s*(?:is\b|are\b|[:=：])[\s:]* |
         \\text\s*\{\s*(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|result|solution|value|root)s?\s*(?:is|are|:)?\s*:?\s*\} |
         (?:最终|最后|正确)?(?:答案|结果|答)\s*(?:是|为|应为|应该是|等于|[:：])[\s:：]* |
+        (?:[㐀-鿿](?<![不非否没约])){1,12}(?:是|为|等于)\s?(?=[-\d\\(])(?!.*[是为]) |
         (?:共有|一共有|一共|总共|共|等于|约为)(?=\s*[\d$\\]) |
         (?:it|there)\s+(?:is|are)\s+(?=[-$\\(\d]) | =\s* | \\implies\b | \\Rightarrow\b
     )""",
@@ -51,12 +52,12 @@ _LEADS = re.compile(
 )
 
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|mathstrut|strut|phantom\s*-?|null)(?![A-Za-z])")
-_THIN = re.compile(r"\\!|\\hspace\*?\{[^{}]*\}|\\vspace\*?\{[^{}]*\}")
+_THIN = re.compile(r"\\!|\\(?:text)?color\s*\{[^{}]*\}|\\hspace\*?\{[^{}]*\}|\\vspace\*?\{[^{}]*\}")
 _SPACES = re.compile(r"\\q?quad(?![A-Za-z])|(?<!\\)\\[,;: >]|(?<!\\)~|\s+")  # not the break of a matrix row, \\ before a space
 _EXPLICIT_GROUP = re.compile(r"(?<=\d)(?:\{,\}|\{\\,\}|,\\!|\\!,|\\!,\\!|\\,(?=\d{3}(?!\d)))\s*(?=\d)")
 _FONTS = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|mathtt|mathnormal|mathcal|boldsymbol|bm|pmb|mbox"
-    r"|hbox|operatorname\*?|emph|underline|color|rm|bf|it)\s*\{([^{}]*)\}"
+    r"|hbox|operatorname\*?|emph|underline|rm|bf|it)\s*\{([^{}]*)\}"
 )
 _OLD_FONTS = re.compile(r"\\(?:rm|bf|it|cal|sf|tt)(?![A-Za-z])\s*")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
@@ -85,6 +86,12 @@ _CELSIUS = re.compile(
 )
 _TEN_POWER = re.compile(r"(?<=\d)\s*[xX*]\s*(?=10\s*\^)")
 _E_NOTATION = re.compile(r"(?<![A-Za-z\\])(\d(?:[\d.]*))[eE]([+-]?\d{1,5})(?![\d.A-Za-z])")
+_UNIT_POWERS = re.compile(r"\\(?:mathrm|text|rm)\s*\{([A-Za-z][A-Za-z\s]*\^(?:[A-Za-z^\s\d]|\{-?\d\})*)\}")  # \mathrm{m s^{-1}}
+_UNIT_FRACTION = re.compile(r"\\frac\s*\{\s*\\text\{([^{}]*)\}\s*\}\s*\{\s*\\text\{([^{}]*)\}\s*\}")
+_WORD = re.compile(r"[A-Za-z]+")
+_EQUALS = re.compile(r"\\text\s*\{\s*(?:is equal to|equals)\s*\}|(?<![A-Za-z])(?:is equal to|equals)(?![A-Za-z])")
+_EACH = re.compile(r"\A每\s?([㐀-鿿]{1,3})\s?(-?\d+(?:\.\d+)?)\s?([㐀-鿿]{1,4}|[A-Za-z]{1,4})\Z")  # 每小时90千米 as 90千米/小时
+_RUNS = re.compile(r"\s{2,}")
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}")
 _PYTHON_POWER = re.compile(r"(?<=[\w)}\]])\s*\*\*\s*(?=[\w({\-])")
 
@@ -118,7 +125,8 @@ def tidy(answer: str) -> str:
         if answer == before:
             break
     answer = _spelled(answer)
-    return _unwrapped(in_digits(_LEADS.sub("", answer))).strip()
+    answer = _unwrapped(in_digits(_LEADS.sub("", answer))).strip()
+    return _EACH.sub(r"\2\3/\1", answer)
 
 
 def ungrouped(text: str) -> str:
@@ -150,7 +158,8 @@ def _from_unicode(text: str) -> str:
     text = _RAISED.sub(lambda match: "^{" + match[0].translate(_PLAIN) + "}", text)
     text = _LOWERED.sub(lambda match: "_{" + match[0].translate(_PLAIN) + "}", text)
     text = text.replace("℃", r"^\circ C").translate(_UNICODE)
-    text = unicodedata.normalize("NFKC", text).translate(_UNICODE)
+    usual = unicodedata.normalize("NFKC", text)
+    text = usual.translate(_UNICODE) if len(usual) <= 2 * len(text) else text  # one Arabic sign can become eighteen
     return _ROOTS.sub(lambda match: rf"\sqrt{_ROOT_INDEX[match[1]]}" + (f"{{{match[2]}}}" if match[2] else ""), text)
 
 
@@ -158,7 +167,7 @@ def _unwrapped(answer: str) -> str:
     """Without sentence punctuation at the end and without the mathematics, bold or quotation marks around all of it."""
     for _ in range(4):
         before = answer
-        answer = _FULL_STOP.sub("", answer).strip()
+        answer = _without_stop(answer.strip())
         for left, right in _WRAPPERS:
             inner = answer[len(left) : -len(right)]
             if (
@@ -174,6 +183,11 @@ def _unwrapped(answer: str) -> str:
     return answer
 
 
+def _without_stop(text: str) -> str:
+    """Without one sign that ends a sentence: one, since three dots leave something out."""
+    return text[:-1].rstrip() if text[-1:] in _STOPS and text[-2:-1] not in (".", "\\") else text
+
+
 def _spelled(text: str) -> str:
     """One spelling for every sign."""
     text = _EXPLICIT_GROUP.sub("", text)
@@ -187,13 +201,15 @@ def _spelled(text: str) -> str:
     text = _SPACES.sub(" ", text)
     text = _PERCENT.sub("%", text)
     text = _DEGREES.sub(r"^\\circ ", text)
-    text = _plain_fonts(text)
+    text = _UNIT_POWERS.sub(lambda match: _WORD.sub(r"\\text{\g<0>}", match[1]), text)
+    text = _UNIT_FRACTION.sub(r"\\text{\1/\2}", _plain_fonts(text))
+    text = _EQUALS.sub("=", text)
     text = _money(text)
     text = _SCALE.sub(_scaled, text)
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = _PYTHON_POWER.sub("^", text)
     text = _E_NOTATION.sub(r"\1\\times 10^{\2}", _TEN_POWER.sub(r"\\times ", text))
-    return _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text).strip()
+    return _RUNS.sub(" ", _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text)).strip()
 
 
 def _plain_fonts(text: str) -> str:
@@ -212,6 +228,8 @@ def _content(match: re.Match[str]) -> str:
     if re.search(r"\d|[=<>|+*/\\,;:()\[\]&]|\b(?:or|and)\b", bare) or not bare or "\x00" in bare:  # mathematics, or a list of words
         return re.sub(r"^\s*|\s*$", " ", inside) if inside else ""
     if len(bare) == 1 and bare.isascii() and not match[0].startswith((r"\text", r"\mbox", r"\mathrm")):
+        return bare
+    if bare in ("i", "e") and match[0].startswith(r"\mathrm"):
         return bare
     if bare.lower() in _FUNCTIONS and match[0].startswith((r"\math", r"\op")):
         return f"\\{_FUNCTIONS[bare.lower()]} "

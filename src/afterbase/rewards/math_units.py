@@ -87,9 +87,9 @@ _CURRENCY = re.compile(r"\s*(-?)\s*(\\dollar|\\euro|\\pounds|\\yen|USD|EUR|GBP|R
 _FLAT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
 _PIECE = re.compile(r"([A-Za-zμ¢$€£¥₹]+|\\[A-Za-z]+|[㐀-鿿]+)\.?\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?|([/*·.-]|\\cdot|\\times)|\s+")
-_TAIL = re.compile(
-    r"(?P<value>.*?[\w}\])!%|'])(?P<unit>(?:\s*\\text\s*\{[^{}]*\}|\s*[㐀-鿿]+|\s*(?<=[\d\s)}\]])(?P<bare>[A-Za-z]+))"
-    r"(?:\s*\^\s*\{?-?\d\}?|\s*[/·]\s*|\s*\\cdot\s*|\s+|\\text\s*\{[^{}]*\}|[A-Za-z.]+|[㐀-鿿]+|\\dollar|\([^()]*\))*)",
+_TAIL = re.compile(  # possessive (++): a word that could be cut anywhere would be tried in 2^letters ways
+    r"(?P<value>.*?[\w}\])!%|'])(?P<unit>(?:\s*\\text\s*\{[^{}]*\}|\s*\\(?:dollar|euro|pounds|yen)(?![A-Za-z])|\s*[㐀-鿿]++|\s*(?<=[\d\s)}\]])(?P<bare>[A-Za-z]++))"
+    r"(?:\s*\^\s*\{?-?\d\}?|\s*[/·]\s*|\s*\\cdot\s*|\s++|\\text\s*\{[^{}]*\}|[A-Za-z.]++|[㐀-鿿]++|\\dollar|\([^()]*\))*+)",
     re.DOTALL,
 )
 _ODD_WORDS = """
@@ -121,7 +121,7 @@ def split_unit(text: str) -> tuple[str, Unit] | None:
     value, tail = match["value"].strip(), match["unit"]
     words = _FLAT.sub(r" \1 ", tail).strip()
     bare = match["bare"] is not None and "\\text" not in tail
-    if not words or not value or _is_odd(words) or (bare and not _unit_like(value, tail, words)):
+    if not words or not value or is_odd(words) or (bare and not _unit_like(value, tail, words)):
         return None
     unit = measure(words)
     return value, unit
@@ -165,8 +165,8 @@ def lookup(name: str) -> Unit | None:
     return None
 
 
-def _is_odd(words: str) -> bool:
-    """Whether any word may change the number: arithmetic, a choice, a hedge."""
+def is_odd(words: str) -> bool:
+    """Whether any of these words may change the number: arithmetic, a choice, a hedge."""
     pieces = re.findall(r"[A-Za-z]+|[㐀-鿿]+", words.lower().replace(".", ""))
     return any(
         bool(piece in _ODD or _NUMERALS.fullmatch(piece) or any(odd in piece for odd in _ODD if not odd.isascii())) for piece in pieces

@@ -20,6 +20,7 @@ from afterbase.rewards.math_tree import Tree, contains, symbols
 DIGITS = 40
 MAX_BITS = 12_000  # of an exact number: 3600 digits
 MAX_FACTORIAL = 1000
+MAX_FALLING = 20  # factors of a binomial with a variable above
 MAX_STEPS = 4000  # nodes in one evaluation
 _CLOSE = mpmath.mpf(10) ** -25
 _NOTHING = mpmath.mpf(10) ** -32  # what is left of 0 after rounding
@@ -94,6 +95,8 @@ class _Machine:
 
     def choose(self, top: Tree, bottom: Tree) -> Any:
         n, k = self.of(top), self.of(bottom)
+        if _whole(k) and 0 <= k <= MAX_FALLING and not isinstance(n, Fraction):
+            return _falling(n, int(k))
         if not (_whole(n) and _whole(k) and 0 <= k <= n):
             raise Undefined("a binomial of what is not whole")
         k = min(k, n - k)
@@ -233,7 +236,7 @@ def _agree_with(one: Tree, other: Tree, names: frozenset[str], signs: tuple[int,
     return counted >= 3 or (counted == 0 and len(complex_pairs) >= 3 and all(close(*pair) for pair in complex_pairs))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _value(tree: Tree, degrees: bool, log_base: Any) -> Any:
     return _Machine(_no_variables, log_base, degrees).of(tree)
 
@@ -358,6 +361,14 @@ def _binomial(n: int, k: int) -> int:
         total = total * (n - k + step) // step
         if total.bit_length() > MAX_BITS:
             raise TooLarge("a large binomial")
+    return total
+
+
+def _falling(n: Any, k: int) -> Any:
+    """n(n-1)...(n-k+1)/k!, which is n over k for every n."""
+    total: Any = mp.mpf(1)
+    for step in range(k):
+        total = total * (n - step) / (step + 1)
     return total
 
 

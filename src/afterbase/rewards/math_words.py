@@ -125,6 +125,12 @@ def clock(text: str) -> Moment | None:
     return _time(int(match[1]), match[2], match[3], "") if match else None
 
 
+def chinese_clock(text: str) -> Moment | None:
+    """15时30分 as a time, which is a duration elsewhere; None when it cannot be one."""
+    match = _CHINESE_TIME.fullmatch(flat(text)) if "时" in text else None
+    return _time(int(match[2]), "30" if match[4] else match[3], None, "") if match else None
+
+
 def _time(hour: int, minute: str | None, second: str | None, half: str) -> Moment | None:
     minutes, seconds = int(minute or 0), int(second or 0)
     if hour > 24 or minutes > 59 or seconds > 59 or (half == "am" and hour > 12):

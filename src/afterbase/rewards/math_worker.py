@@ -1,7 +1,8 @@
-"""The process in which Math-Verify runs: reads questions from its input, writes verdicts, and dies when one takes too long.
+"""The process in which answers are compared: reads questions from its input, writes verdicts, and dies when one takes too long.
 
 It is a script and no part of the package: it must start without torch, and it may be killed at any moment. Each line of its input is
-a JSON object; the first is {"path": [...], "memory_mb": n}, every other is {"gold": text, "answer": text, "seconds": s}.
+a JSON object; the first is {"path": [...], "memory_mb": n}, every other {"seconds": s} and the arguments of `math_judge.judge`. Math-Verify
+is imported when an answer first needs it: sympy takes a second, and most answers never do.
 """
 
 import json
@@ -24,20 +25,72 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (setup["memory_mb"] * 2**20,) * 2)
     sys.path[:] = setup["path"]
     os.environ["SYMPY_GROUND_TYPES"] = "python"  # gmpy2 aborts the process when memory runs out, Python raises MemoryError
+    algebra = Algebra(replies)
     try:
-        import math_verify  # noqa: F401  (imported here, so that starting is not counted as checking)
+        import afterbase.rewards.math_judge  # noqa: F401  (imported here, so that starting is not counted as checking)
     except Exception as error:
-        _send(replies, {"failed": f"math_verify does not import: {error!r}"})
+        _send(replies, {"failed": f"the verifier does not import: {error!r}"})
         return
     _send(replies, {"ready": True})
-    references: dict = {}
     for line in sys.stdin:
         question = json.loads(line)
         # Processor time, not wall time: a busy machine must not turn a good answer into a timeout. The signal's default kills us.
-        signal.setitimer(signal.ITIMER_PROF, question["seconds"])
-        outcome, note = check(question["gold"], question["answer"], references)
+        signal.setitimer(signal.ITIMER_PROF, question.pop("seconds"))
+        reply = answer_to(question, algebra)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        _send(replies, {"outcome": outcome, "note": note})
+        _send(replies, reply)
+
+
+def answer_to(question: dict, algebra: "Algebra") -> dict:
+    """The verdict as a reply; "algebra" says how often Math-Verify was asked for it."""
+    from afterbase.rewards.math_judge import judge
+
+    before = algebra.asked
+    try:
+        if question.pop("algebra_only", False):
+            verdict = algebra(question["gold"], question["answer"])
+        else:
+            verdict = judge(algebra=algebra, **question)
+        reply = {"outcome": verdict.outcome, "note": verdict.note}
+    except DoesNotImport as error:
+        return {"failed": f"math_verify does not import: {error}"}
+    except (MemoryError, RecursionError) as error:
+        reply = {"outcome": "timeout", "note": f"too large to check ({type(error).__name__})"}
+    except Exception as error:  # ours, and no reason to stop
+        reply = {"outcome": "error", "note": f"the verifier failed: {error!r}"[:300]}
+    return reply | {"algebra": algebra.asked - before}
+
+
+class DoesNotImport(Exception):
+    """Math-Verify is not there, or broken."""
+
+
+class Algebra:
+    """Math-Verify, imported at the first question."""
+
+    def __init__(self, replies):
+        self.replies, self.references, self.loaded, self.asked = replies, {}, False, 0
+
+    def __call__(self, gold: str, answer: str):
+        """Whether the answer equals the reference, as a verdict."""
+        from afterbase.rewards.verdict import Verdict
+
+        if not self.loaded:
+            self._load()
+        self.asked += 1
+        return Verdict(*check(gold, answer, self.references))
+
+    def _load(self) -> None:
+        """Import it with the clock stopped; the parent, which is told, waits longer."""
+        left, _ = signal.setitimer(signal.ITIMER_PROF, 0)
+        _send(self.replies, {"loading": True})
+        try:
+            import math_verify  # noqa: F401
+        except Exception as error:
+            raise DoesNotImport(repr(error)) from error
+        _send(self.replies, {"loaded": True})
+        self.loaded = True
+        signal.setitimer(signal.ITIMER_PROF, max(left, 0.001))
 
 
 def check(gold: str, answer: str, references: dict) -> tuple[str, str]:

@@ -12,25 +12,19 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from afterbase.records import Outcome
+from afterbase.rewards.verdict import Verdict
 
 SCRIPT = Path(__file__).with_name("math_worker.py")
 START_SECONDS = 120.0  # wall time; importing sympy without compiled bytecode on a busy machine takes tens of seconds
 PATIENCE = 20  # a worker that has used this many times its limit in wall time is stuck without computing
-RECYCLE_AFTER = 2000  # checks; the parser's tables grow with every new answer, and a full worker would fail good ones
+RECYCLE_AFTER = 2000  # checks by computer algebra; its parser's tables grow with every new answer, and a full worker would fail good ones
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a worker found, e.g. Verdict("correct", "equal")."""
-
-    outcome: Outcome
-    """`timeout` when the answer used up its processor time or memory, `error` when the worker failed otherwise."""
-    note: str
-    """Why, for the human who reads the rollout."""
+class BrokenVerifier(Exception):
+    """A process says that it cannot judge anything."""
 
 
 class Worker:
@@ -41,27 +35,30 @@ class Worker:
         # -I: started by path, the script's directory would be searched first, where math.py hides the standard library's.
         command = [sys.executable, "-I", str(SCRIPT)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
-        self.checks = 0
+        self.algebra_checks = 0
         self._ready = False
         self._received = b""
         self._setup = {"path": sys.path, "memory_mb": memory_mb}
 
-    def check(self, gold: str, answer: str, seconds: float) -> Verdict:
+    def check(self, question: dict, seconds: float) -> Verdict:
         """Ask the process; afterwards `alive` tells whether it can be asked again."""
         try:
             if not self._ready:
                 self._send(self._setup)
-                hello = self._receive(START_SECONDS)
-                if "failed" in hello:
-                    return self._lost("error", hello["failed"])
+                self._receive(START_SECONDS)
                 self._ready = True
-            self._send({"gold": gold, "answer": answer, "seconds": seconds})
+            self._send(question | {"seconds": seconds})
             reply = self._receive(PATIENCE * seconds)
+            if "loading" in reply:  # computer algebra, on its own time and not on the answer's
+                self._receive(START_SECONDS)
+                reply = self._receive(PATIENCE * seconds)
+        except BrokenVerifier as error:
+            return self._lost("error", str(error))
         except TimeoutError:
             return self._lost("error", "the verifier stopped answering")
         except OSError:
             return self._obituary(seconds)
-        self.checks += 1
+        self.algebra_checks += reply["algebra"]
         if reply["outcome"] == "timeout":
             self.stop()  # its memory is full
         return Verdict(reply["outcome"], reply["note"])
@@ -69,7 +66,7 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether the process runs and is still young enough."""
-        return self.process.poll() is None and self.checks < RECYCLE_AFTER
+        return self.process.poll() is None and self.algebra_checks < RECYCLE_AFTER
 
     def stop(self) -> None:
         """Kill the process and wait for it, so that no zombie stays."""
@@ -82,7 +79,7 @@ class Worker:
         self.process.stdin.write(json.dumps(message).encode() + b"\n")
 
     def _receive(self, seconds: float) -> dict:
-        """The next line within that wall time; TimeoutError, or BrokenPipeError from a process that died."""
+        """The next line within that wall time; TimeoutError, BrokenPipeError from a process that died, or what it says is broken."""
         until = time.monotonic() + seconds
         ready = select.poll()
         ready.register(self.process.stdout, select.POLLIN | select.POLLHUP)
@@ -94,7 +91,10 @@ class Worker:
                 raise BrokenPipeError
             self._received += piece
         line, _, self._received = self._received.partition(b"\n")
-        return json.loads(line)
+        reply = json.loads(line)
+        if "failed" in reply:
+            raise BrokenVerifier(reply["failed"])
+        return reply
 
     def _obituary(self, seconds: float) -> Verdict:
         """Why the process is gone: its own clock killed it, or something that is not the answer's fault."""
@@ -124,11 +124,14 @@ class Pool:
         """How many idle processes there are now."""
         return self._idle.qsize()
 
-    async def check(self, gold: str, answer: str) -> Verdict:
-        """Whether a worker finds the answer equal to the reference; never raises for what is in them."""
+    async def check(self, gold: str, answer: str, **more: str | int) -> Verdict:
+        """Whether a worker finds the answer equal to the reference; never raises for what is in them.
+
+        `more` is what else `math_judge.judge` takes; "algebra_only" asks Math-Verify alone.
+        """
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self.workers, "verifier")
-        return await asyncio.wrap_future(self._threads.submit(self._check, gold, answer))
+        return await asyncio.wrap_future(self._threads.submit(self._check, {"gold": gold, "answer": answer} | more))
 
     async def close(self) -> None:
         """Wait for the checks under way (each is limited) and end every process; the next check would start afresh."""
@@ -138,9 +141,9 @@ class Pool:
         while not self._idle.empty():
             self._idle.get().stop()
 
-    def _check(self, gold: str, answer: str) -> Verdict:
+    def _check(self, question: dict) -> Verdict:
         worker = self._take()
-        verdict = worker.check(gold, answer, self.seconds)
+        verdict = worker.check(question, self.seconds)
         if worker.alive:
             self._idle.put(worker)
         else:

@@ -77,7 +77,7 @@ def start(program, orders, variables):
         resource.RLIMIT_CPU: (orders["cpu_seconds"], orders["cpu_seconds"] + 1),
         resource.RLIMIT_DATA: (orders["memory_bytes"],) * 2,
         resource.RLIMIT_FSIZE: (orders["disk_bytes"],) * 2,
-        resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_CORE: (1, 1),
     }
 
     def restrict():

@@ -109,7 +109,7 @@ def restrict(pid: int, limits: Limits) -> None:
         resource.RLIMIT_CPU: (seconds, seconds + 1),
         resource.RLIMIT_DATA: (memory, memory),
         resource.RLIMIT_FSIZE: (limits.disk_mb << 20, limits.disk_mb << 20),
-        resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_CORE: (1, 1),
     }
     for which, value in wanted.items():
         with contextlib.suppress(ProcessLookupError, PermissionError):
