@@ -48,7 +48,7 @@ quickstart: .venv
 	@$(BIN)/afterbase pipeline recipes/pipelines/quickstart.toml
 
 test: .venv
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
 lint: .venv
 	@$(BIN)/ruff check .

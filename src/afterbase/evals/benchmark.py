@@ -89,9 +89,7 @@ class Benchmark(Config):
         """The same questions through another template; where rewards judge the format, it is the one that this template asks for."""
         mode = "r1-zero" if template == "r1-zero" else "house"
         domains = {domain: [_judging(part, mode) for part in parts] for domain, parts in self.rewards.domains.items()}
-        # Only a chat template can open the thought for the model.
-        rewards = self.rewards.model_copy(update={"domains": domains, "opened": self.rewards.opened and template == "chat"})
-        return self.model_copy(update={"template": template, "rewards": rewards})
+        return self.model_copy(update={"template": template, "rewards": self.rewards.model_copy(update={"domains": domains})})
 
     def describe(self) -> list[str]:
         """One line for each source: how many questions it offers, and what keeps them out of training."""
