@@ -21,7 +21,10 @@ our own process dies, by whatever. Files that were asked for are read after that
 worker lives inside the minimal root and forks a started Python for each Python program. `bubblewrap` asks that program, for each job anew,
 for systems that let only known programs make namespaces; not as root. Both pass the same attacks (tests/sandbox/attacks.py).
 
+**Elsewhere.** `http` sends jobs to a server that speaks SandboxFusion's protocol; what is held there is that server's affair.
+
 **What this does not hold.** Holes in the kernel, which the host shares with every job; what can be measured through shared processor
 caches, or by how busy the machine is; the machine's own description (processor, memory and kernel version in /proc; names of mounted
-devices). Two sandboxes at once have no common limit. `isolation = "none"` holds nothing at all (sandbox/plain.py).
+devices); the host's own file locks, which a job may hold on a file that it can read, and notices that a directory it can read was used.
+Two sandboxes at once have no common limit. `isolation = "none"` holds nothing at all (sandbox/plain.py).
 """
