@@ -57,7 +57,7 @@ lint: .venv
 
 bench: .venv
 	@$(PIP) install --quiet --editable '.[bench]'
-	@for name in cpu sandbox verifiers verify_rate; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py" || exit 1; done
+	@for name in cpu sandbox verifiers; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py" || exit 1; done
 
 clean:
 	@rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis

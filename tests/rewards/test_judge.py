@@ -139,7 +139,6 @@ def test_a_thought_that_is_cut_off_leaves_no_answer(ask):
     assert ask(build(RewardsConfig()), r"<think>2 + 2</think>\boxed{4}").value == pytest.approx(1.1)
 
 
-
 def test_check_gold_names_the_prompts_whose_reference_is_refused():
     def prompt(id: str, answer: str | None, domain: str = "math") -> Prompt:
         return Prompt(id, (Message("user", "?"),), domain, answer)

@@ -25,6 +25,8 @@ TEXTS = [
     ("see `unclosed code", {"en": 3}),
     ("``` never closed 完成", {"en": 2, "zh": 2}),
     ("costs $5 and $x$ 元", {"en": 2, "zh": 1}),
+    ("asdf qwer zxcv hjkl uiop bnmt ghfd rewq vcxz lkjh poiu mnbv", {"und": 12}),
+    ("asdf qwer zxcv hjkl", {"en": 4}),
     ("\\begin{align} a &= total \\end{align} 对", {"zh": 1}),
     ("三角形の面積を求める", {"ja": 10}),
     ("三角形的面积", {"zh": 6}),

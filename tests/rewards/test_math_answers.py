@@ -7,6 +7,34 @@ from afterbase.rewards.math_judge import decide
 
 # What the model writes in the box | the reference | the question, where it matters.
 RIGHT = r"""
+(2,3), (1,6) | (1,6),(2,3) | Find all ordered pairs (a,b) of positive integers with ab = 6 and a < b.
+12{:}10 | 12:10 | What time is 50 minutes after 11:20?
+7{:}30\text{ pm} | 7:30 p.m.
+x \equiv 3 \pmod{7} | x\equiv3\pmod7
+3 \pmod 7 | x\equiv3\pmod7
+x≡3 (mod 7) | x\equiv3\pmod7
+x \equiv 10 \pmod 7 | x\equiv3\pmod7
+401 \pmod{1000} | 401
+|z| = 2 | 2 | Find the modulus of 1 - \sqrt{3} i.
+k_{\max}=2 | 2
+A\cap B=\{3,4\} | \{3,4\}
+A \cup B = [1,3) | [1,3)
+\text{It will be a Thursday.} | Thursday | If today is Tuesday, what day of the week will it be in 100 days?
+\text{The function is odd.} | \text{odd} | Is f(x)=x^3 even, odd or neither?
+\text{Yes, it is cyclic.} | Yes | Is the group Z/6 cyclic?
+\text{No, it is not prime.} | No | Is 391 prime?
+\text{isosceles triangle} | \text{isosceles} | A triangle has sides 5, 5 and 8. Classify it by its sides.
+\text{Carla finished first.} | Carla | Who finished first if Carla finished before Ben, and Ben before Dora?
+x=k\pi+\frac{\pi}{6}\ (k\in\mathbb{Z}) | x = \frac{\pi}{6}+k\pi, k\in\mathbb{Z}
+a_n=2\cdot 3^{n-1}\ (n\in\mathbb{N}^*) | a_n=2\times3^{n-1}
+f(x)=2\cdot x \text{ for all } x\in\mathbb{R} | f(x)=2x
+f(x)=2x\ (\text{for all } x) | f(x)=2x
+\text{infinite} | \infty
+CD \parallel AB | AB \parallel CD
+AB ∥ CD | AB \parallel CD
+3 \text{ and } \frac{2}{5} | 3\frac{2}{5}
+\pi | 3.1416 | Give the exact value, not a rounded one.
+50\% | 50 | What is the probability?
 2\begin{pmatrix}1&0\\0&2\end{pmatrix} | \begin{pmatrix}2&0\\0&4\end{pmatrix}
 2 and 1/2 | 2.5
 £20 | 20 \text{ pounds}
@@ -218,7 +246,6 @@ undefined | \text{undefined}
 0.3333... | 1/3
 0.\overline{3} | 1/3
 0.1\overline{6} | 1/6
-\frac{10}{3} | 3.33 | Round to the nearest hundredth.
 073 | 73
 73 | 073
 73.0 | 73
@@ -522,6 +549,33 @@ Alice. | Alice
 blue | \text{Blue}
 """
 WRONG = r"""
+\frac{10}{3} | 3.33 | Round to the nearest hundredth.
+\pi | 3.14 | Round 3.14159 to the nearest hundredth.
+(6,1), (2,3) | (1,6),(2,3) | Find all ordered pairs (a,b) of positive integers with ab = 6 and a < b.
+(3,4), (1,2) | (1,2),(3,4) | Where are A and B, respectively?
+\frac{12}{10} | 12:10 | What time is 50 minutes after 11:20?
+x \equiv 3 \pmod{8} | x\equiv3\pmod7
+x \equiv 4 \pmod{7} | x\equiv3\pmod7
+y \equiv 3 \pmod{7} | x\equiv3\pmod7
+2401 \pmod{1000} | 401
+3 | x\equiv3\pmod7
+|x| = 2 | 2 | Solve for x.
+A\cap B=\{3\} | \{3,4\}
+\text{It will not be a Thursday.} | Thursday | If today is Tuesday, what day of the week will it be in 100 days?
+\text{It will be Thursday or Friday.} | Thursday | If today is Tuesday, what day of the week will it be in 100 days?
+\text{the day after Thursday} | Thursday | What is the day 100 days after Tuesday?
+\text{The function is odd even.} | \text{odd} | Is f(x)=x^3 even, odd or neither?
+\text{Yes, it is not cyclic.} | Yes | Is the group Z/6 cyclic?
+\text{No, it is prime.} | No | Is 391 prime?
+\text{Ben finished first Carla} | Carla | Who finished first if Carla finished before Ben, and Ben before Dora?
+\text{Carla beat Ben} | Carla | Who finished first if Carla finished before Ben, and Ben before Dora?
+\text{right isosceles triangle} | \text{isosceles} | A triangle has sides 5, 5 and 8. Classify it by its sides.
+f(x)=3x \text{ for all } x\in\mathbb{R} | f(x)=2x
+CD \perp AB | AB \parallel CD
+AC \parallel BD | AB \parallel CD
+3 \text{ and } \frac{5}{2} | 3\frac{2}{5}
+0.375\% | \frac38 | What is the probability of exactly two heads?
+1\% | 1 | What is the probability that the result is at most 6?
 \int x\,dx | \frac{x^2}{2}
 \{\emptyset\} | \emptyset
 (49, 550) | 49,550

@@ -253,6 +253,18 @@ def test_what_is_beyond_plain_arithmetic_goes_to_computer_algebra(part, ask, ans
     assert ask(part, f"\\boxed{{{answer}}}", answer=gold).outcome == outcome
 
 
+COPIED = [  # question, answer, reference
+    (r"Evaluate \int_0^1 x \, dx to one decimal, 0.5 being half.", r"\int_0^1 x\,dx", "0.5"),
+    (r"Find \sum_{i=1}^\infty \frac{1}{2^i}.", r"\sum_{i=1}^{\infty}\frac{1}{2^{i}}", "1"),
+]
+
+
+@pytest.mark.parametrize(("question", "answer", "gold"), COPIED)
+def test_an_integral_or_a_sum_copied_from_the_question_is_not_worked_out(part, ask, question, answer, gold):
+    assert ask(part, f"\\boxed{{{answer}}}", answer=gold, question=question).outcome == "wrong"
+    assert ask(part, f"\\boxed{{{answer}}}", answer=gold).outcome == "correct"
+
+
 @pytest.mark.parametrize(("text", "fallback", "outcome"), CLAIMS)
 def test_only_what_is_claimed_outside_the_thought_counts(ask, text, fallback, outcome):
     assert ask(MathConfig(fallback=fallback).build(), text, answer="4").outcome == outcome

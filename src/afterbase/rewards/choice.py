@@ -24,6 +24,12 @@ _NEXT = r"(?:\s?(?:,|、|;|&|/|\||\bor\b|\band\b|或者?|和|与|及)\s?(?:\bor\
 _PICK = rf"[*(\[（]{{0,3}}([A-J])(?![A-Za-z'])[)\]）]?(?P<more>{_NEXT})"
 # "A" before a small word is an article, unless that word goes on with the statement ("A because", "A is").
 _ARTICLE = re.compile(r" (?!(?:because|since|as|is|and|or|for|with|but|which|due|by|are|here)\b)[a-z]")
+_DENIED = re.compile(
+    r"(?:\b(?:not|never|neither|nor|cannot)\b|n['’]t\b|[不非别勿没未])[\s*(]*(?:(?:think|believe)\s(?:that\s)?)?(?:(?:the|an?|be)\s)?\Z",
+    re.IGNORECASE,
+)
+_ENCLOSED = re.compile(r"\*\*|\$\s*(?=\(?[A-J]\)?\s*\$)|(?<=[A-J])\s*\$|(?<=[A-J]\))\s*\$")
+_WIDTHS = str.maketrans({chr(0xFEE0 + code): chr(code) for code in map(ord, _LABELS + _LABELS.lower())} | {"【": " ", "】": " "})
 _SMALL = re.compile(r"[(\[（]?([a-j])[)\]）]?\.?")
 _STATED = re.compile(
     r"(?i:answers?|(?:correct|right|best) (?:option|choice))(?i:\s?(?:is|are|must be|should be|:|：|=)){1,2}\s?(?i:option |choice )?"
@@ -103,13 +109,20 @@ def _letters(text: str) -> str:
 
 def _stated(text: str, *patterns: re.Pattern[str]) -> str:
     """The letters of the last statement: who corrects himself means what he says last."""
-    found = [match for pattern in patterns for match in pattern.finditer(text) if not _is_article(match, text)]
+    found = [
+        match for pattern in patterns for match in pattern.finditer(text) if not _is_article(match, text) and not _is_denied(match, text)
+    ]
     last = max(found, key=re.Match.start, default=None)
     return _joined(last[1] + "".join(re.findall("[A-J]", last["more"])), last["more"]) if last else ""
 
 
 def _is_article(match: re.Match[str], text: str) -> bool:
     return match[1] == "A" and bool(_ARTICLE.match(text, match.end(1)))
+
+
+def _is_denied(match: re.Match[str], text: str) -> bool:
+    """Whether a denial stands directly before a statement: "不选C", "not option C"."""
+    return bool(_DENIED.search(text, max(0, match.start() - 24), match.start()))
 
 
 def _labelled(lines: list[str], texts: dict[str, Any], same: Callable[[str], Any]) -> str:
@@ -143,7 +156,7 @@ def _joined(letters: str, between: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return " ".join(_FONTS.sub(r"\1", text).split()).strip("*$` ")
+    return " ".join(_ENCLOSED.sub("", _FONTS.sub(r"\1", text.translate(_WIDTHS))).split()).strip("*$` ")
 
 
 def _without_label(label: str, text: str) -> str:

@@ -63,6 +63,8 @@ _SIGNS = frozenset(_MATHEMATICS.split())
 _LONGEST = 40  # words of a clause without punctuation; more are cut, since two languages may follow each other without a comma
 _AT_HOME = 0.75  # votes that a script's main language needs not win: one foreign word makes no foreign clause
 _LETTER = 0.4  # what one telling letter counts beside a telling word
+_STRAY = 12  # different words from which a text without small words is no sentence in the script's main language
+_SMALL_WORDS = 0.05  # the least share of small words among different words, a fifth of what the tersest thoughts have
 _KANA = 0.1  # the least share of kana that makes the Chinese characters beside it Japanese
 
 Language = Literal[
@@ -201,11 +203,19 @@ def _vote(script: str, clauses: list[_Clause]) -> list[str]:
     for ballot in ballots:
         for language, votes in ballot.items():
             whole[language] += votes
+    if _is_noise(clauses, script, sum(whole.values())):
+        return ["und"] * len(clauses)
     whole[home] += 1.0  # so that a short text needs more than one foreign word
     cast = sum(whole.values())
     everywhere = {language: votes / cast for language, votes in whole.items()}
     everywhere[home] += _AT_HOME
     return [_winner(ballots, index, everywhere) for index in range(len(ballots))]
+
+
+def _is_noise(clauses: list[_Clause], script: str, votes: float) -> bool:
+    """Whether so many words with so few small ones among them are no language that we know, e.g. keys struck at random."""
+    different = {word for clause in clauses for word in clause.words[script]}
+    return len(different) >= _STRAY and votes < _SMALL_WORDS * len(different)
 
 
 def _winner(ballots: list[dict[str, float]], index: int, everywhere: dict[str, float]) -> str:

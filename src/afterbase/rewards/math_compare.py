@@ -13,12 +13,12 @@ from typing import Any
 
 from afterbase.rewards import math_region, math_words
 from afterbase.rewards.math_equation import assignments, diff, is_equation, is_function, is_name, order, plain, reversed_name
-from afterbase.rewards.math_forms import as_moment, colons, lone, quotient
-from afterbase.rewards.math_kinds import Based, Chain, Items, Kind, Matrix, Moment, Opaque, Ratio, Value, Words
+from afterbase.rewards.math_forms import as_moment, beyond, colons, fit, lone, quotient, same_residue
+from afterbase.rewards.math_kinds import Based, Chain, Items, Kind, Matrix, Moment, Opaque, Ratio, Residue, Value, Words
 from afterbase.rewards.math_number import Numbers, asks
 from afterbase.rewards.math_region import Region
 from afterbase.rewards.math_sets import to_region
-from afterbase.rewards.math_tree import MAX_DEPTH, Tree, contains
+from afterbase.rewards.math_tree import Tree, contains
 from afterbase.rewards.math_value import TooLarge, Undefined, constant, mp, proportional
 
 _NO_MATHEMATICS = re.compile(
@@ -26,8 +26,8 @@ _NO_MATHEMATICS = re.compile(
     r"|(?<![\\A-Za-z])[A-Za-z]{4,}|(?<![\^_])\d\s+\d|\\text|\b(?:or|and|if|not)\b|\\n(?:e|ot)(?![a-z])|[<>]"
 )
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-z]+\}")
-_ADVANCED = re.compile(r"\\(?:i*int|oint|sum|prod|lim|det|max|min|gcd|lcm|partial|nabla|begin\{[bpvB]?matrix\})(?![a-z])")
 _UNDONE = re.compile(r"\\int(?![a-z]|\s*[_^])")  # an integral without limits, which is the question again
+_MODULUS = re.compile(r"\|(?:[zw]|\\(?:vec|overrightarrow)\{[^{}]*\})\|")  # of a complex number or a vector; |x| = 2 has two solutions
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 ROUGHLY = mp.mpf("0.01")  # "10/3 = 3.33" is rounded, "6 = 5" is false
 
@@ -58,7 +58,8 @@ class Comparison:
     def _rules(self) -> list[tuple[type | tuple[type, ...], Callable[[Any, Any], bool]]]:
         """The first kind that either answer is decides who compares them."""
         return [
-            (Based, self.based), (Words, self.words), (Moment, self.moments), (Matrix, self.matrices), (Ratio, self.ratios),
+            (Based, self.based), (Residue, same_residue), (Words, self.words),
+            (Moment, self.moments), (Matrix, self.matrices), (Ratio, self.ratios),
             (Region, self.regions), (Items, self.items), (Chain, self.chains), (Opaque, self.opaque),
         ]  # fmt: skip
 
@@ -136,11 +137,12 @@ class Comparison:
                 self.numbers.crosswise(gold.terms[0], gold.terms[i], came.terms[0], came.terms[i]) for i in range(1, len(gold.terms))
             )
         ratio, other = (gold, came) if isinstance(gold, Ratio) else (came, gold)
+        time = math_words.clock(colons(ratio)) if len(ratio.terms) == 2 else None
         if isinstance(other, Value) and as_moment(other):
             return self.moments(gold, came)
         if isinstance(other, Chain) and is_equation(other):
             return any(self.ratios(*((ratio, side) if ratio is gold else (side, ratio))) for side in other.sides)
-        if not isinstance(other, Value) or len(ratio.terms) != 2 or (ratio is came and math_words.clock(colons(ratio))):
+        if not isinstance(other, Value) or len(ratio.terms) != 2 or (time and (ratio is came or not asks(self.question, "ratio"))):
             return False
         return self.values(*((quotient(ratio), other) if ratio is gold else (other, quotient(ratio))))
 
@@ -166,7 +168,7 @@ class Comparison:
     def _elements(self, gold: Items, came: Items) -> bool:
         tuples = [kind.how in ("tuple", "interval") for kind in (gold, came)]
         if all(tuples):
-            return _fit(gold.brackets, came.brackets, len(gold.items)) and self.in_order(gold.items, came.items)
+            return fit(gold.brackets, came.brackets, len(gold.items)) and self.in_order(gold.items, came.items)
         if any(tuples):
             bare = came if tuples[0] else gold
             other = gold if tuples[0] else came
@@ -178,6 +180,8 @@ class Comparison:
 
     def _ordered(self, gold: Items) -> bool:
         """Whether the question asks for these in an order that the list itself does not show."""
+        if all(isinstance(item, Items) for item in gold.items):  # "ordered pairs": the pairs are, their list is not
+            return asks(self.question, "in turn")
         return asks(self.question, "respectively") or (all(isinstance(item, Words) for item in gold.items) and asks(self.question, "order"))
 
     def _collapsed(self, gold: Kind, came: Kind) -> bool:
@@ -244,7 +248,12 @@ class Comparison:
     def _claims(self, came: Chain, gold: Kind) -> bool:
         """Whether an equation gives the reference: x = 5 and 2+3 = 5 do, 6 = 5, 5 = 5 and x = 5 = 6 do not."""
         came = reversed_name(came)
-        named = is_name(came.names[0]) or (self._quoted(came) and not constant_sides(came)) or self._worked_out(came)
+        named = (
+            is_name(came.names[0])
+            or bool(_MODULUS.fullmatch(came.names[0]))
+            or (self._quoted(came) and not constant_sides(came))
+            or self._worked_out(came)
+        )
         if len(set(came.names)) == 1 or (not named and not constant_sides(came)):
             return False
         sides = came.sides[1:] if named else came.sides
@@ -253,7 +262,7 @@ class Comparison:
     def _worked_out(self, came: Chain) -> bool:
         """Whether the left side is an integral, a sum or a limit that is equal to the right one."""
         left, right = came.sides[:2]
-        return isinstance(left, Opaque) and isinstance(right, Value) and _beyond(left.text) and self.ask(right.text, left.text)
+        return isinstance(left, Opaque) and isinstance(right, Value) and beyond(left.text) and self.ask(right.text, left.text)
 
     def _consistent(self, sides: Sequence[Kind]) -> bool:
         """Whether what stands between the signs = is equal, at least as a rounded number."""
@@ -313,8 +322,8 @@ class Comparison:
             return not isinstance(came, Opaque) or not re.search(r"\d\s+\d", came.text)
         if _UNDONE.search(texts[1]) and not _UNDONE.search(texts[0]):
             return False
-        beyond = all(not isinstance(kind, Opaque) or _beyond(kind.text) for kind in (gold, came))
-        return beyond and self.ask(*texts)
+        within_reach = all(not isinstance(kind, Opaque) or beyond(kind.text) for kind in (gold, came))
+        return within_reach and self.ask(*texts)
 
     def ask(self, gold: str, came: str) -> bool:
         """What a process has found for these two; NeedsAlgebra when none has been asked."""
@@ -365,17 +374,6 @@ def _interchangeable(one: str, other: str) -> bool:
     """y = ... and f(x) = ... say the same; so does a name in words."""
     function = [is_function(name) or name == "y" for name in (one, other)]
     return all(function) or r"\text" in one or r"\text" in other
-
-
-def _fit(gold: str, came: str, count: int) -> bool:
-    """Whether brackets mean the same: (1,2) is no [1,2], but longer lists are lists in either."""
-    return gold == came or "[]" not in (gold, came) or count > 2
-
-
-def _beyond(text: str) -> bool:
-    """Whether text that is not understood here may be to computer algebra; what is merely malformed is not."""
-    balanced = all(text.count(left) == text.count(right) for left, right in ("()", "{}", "[]"))
-    return balanced and (bool(_ADVANCED.search(text)) or max(text.count("("), text.count("{")) > MAX_DEPTH // 2)
 
 
 def _capitals(text: str) -> bool:

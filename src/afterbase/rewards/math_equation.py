@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from afterbase.rewards.math_kinds import Chain, Items, Kind, Value
 from afterbase.rewards.math_tree import Tree, symbols
 
-_INDEX = r"(?:_\{?[\w+-]+\}?|_\{\\text\{[^{}]*\}\}|_\\text\{[^{}]*\})?"
+_INDEX = r"(?:_\{?[\w+-]+\}?|_\{?\\(?:max|min)\}?|_\{\\text\{[^{}]*\}\}|_\\text\{[^{}]*\})?"
 _NAME = re.compile(
     rf"\\?[A-Za-z]{_INDEX}'*(?:\^\{{?-1\}}?)?(?:\([^()]*\))?|[A-Z]{{1,5}}{_INDEX}|\\(?!frac|sqrt|text|sin|cos|tan|log|ln)[a-zA-Z]+{_INDEX}"
     r"|m?\\angle[A-Z]+|\|[A-Z]{2}\||\\(?:text|overline|vec|overrightarrow|bar|hat|mathbb)\{.*\}(?:_\{?\w+\}?)?"
     r"|[A-Za-z]{4,}|\\frac\{d\w*\}\{d\w+\}"
-    r"|\((?:[A-Za-z\\]+,)+[A-Za-z\\]+\)|S_\{?\\triangle[A-Z ]*\}?|(?=\w*[一-鿿])\w+|\\triangle[A-Z]+"
+    r"|\((?:[A-Za-z\\]+,)+[A-Za-z\\]+\)|S_\{?\\triangle[A-Z ]*\}?|(?=\w*[一-鿿])\w+|\\triangle[A-Z]+|[A-Z](?:\\(?:c[au]p|setminus)[A-Z])+"
 )
 
 

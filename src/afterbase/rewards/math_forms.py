@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from afterbase.rewards import math_words
 from afterbase.rewards.math_equation import is_equation
-from afterbase.rewards.math_kinds import Chain, Items, Kind, Moment, Ratio, Value, Words
+from afterbase.rewards.math_kinds import Chain, Items, Kind, Moment, Ratio, Residue, Value, Words
+from afterbase.rewards.math_tree import MAX_DEPTH
+
+_ADVANCED = re.compile(r"\\(?:i*int|oint|sum|prod|lim|det|max|min|gcd|lcm|partial|nabla|begin\{[bpvB]?matrix\})(?![a-z])")
 
 
 def lone(kind: Kind) -> Kind:
@@ -33,3 +38,28 @@ def colons(ratio: Ratio) -> str:
 def quotient(ratio: Ratio) -> Value:
     """a:b as a/b."""
     return Value(("div", ratio.terms[0].tree, ratio.terms[1].tree), f"{ratio.terms[0].text}/{ratio.terms[1].text}")
+
+
+def fit(gold: str, came: str, count: int) -> bool:
+    """Whether brackets mean the same: (1,2) is no [1,2], but longer lists are lists in either."""
+    return gold == came or "[]" not in (gold, came) or count > 2
+
+
+def beyond(text: str) -> bool:
+    """Whether text that is not understood here may be to computer algebra; what is merely malformed is not."""
+    balanced = all(text.count(left) == text.count(right) for left, right in ("()", "{}", "[]"))
+    return balanced and (bool(_ADVANCED.search(text)) or max(text.count("("), text.count("{")) > MAX_DEPTH // 2)
+
+
+def same_residue(gold: Kind, came: Kind) -> bool:
+    """Whether both are the same class of the same modulus; the least residue is also the number that leaves it."""
+    if isinstance(gold, Chain) and is_equation(gold):
+        gold = gold.sides[-1]
+    if isinstance(came, Chain) and is_equation(came):
+        came = came.sides[-1]
+    if isinstance(gold, Residue) and isinstance(came, Residue):
+        same_class = gold.modulus == came.modulus and (gold.value - came.value) % gold.modulus == 0
+        return same_class and (gold.name == came.name or not (gold.name and came.name))
+    if not isinstance(came, Residue) or came.name or not isinstance(gold, Value):
+        return False
+    return 0 <= came.value < came.modulus and gold.text == str(came.value)

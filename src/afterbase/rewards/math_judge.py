@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from afterbase.rewards.math_choice import Choice, choice, letters, options
 from afterbase.rewards.math_compare import Comparison, NeedsAlgebra
 from afterbase.rewards.math_kinds import Items, Kind, Value, Words
+from afterbase.rewards.math_phrases import says
 from afterbase.rewards.math_prose import number_in_words
 from afterbase.rewards.math_read import read
 from afterbase.rewards.math_surface import tidy
@@ -24,6 +25,7 @@ _OTHER_LETTER = re.compile(r"\([A-J]\)|(?<![A-Za-z])[A-J]\s*[.):、]|\b(?:or|and
 _WORK = re.compile(
     r"(?<=\w)[-+*^!]|(?<=[)}])[-+*^!(]|\\(?:cdot|times|div|sqrt|binom|int|sum|prod|lim|sin|cos|tan|log|ln)|\)\(|\d/\d+[-+*/]"
 )
+_UNDONE = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])")
 _LISTED = re.compile(r"[1-9]\d*(?:,[1-9]\d*)+")
 _ONE_COMMA = re.compile(r"-?\d+,\d+%?")
 
@@ -76,7 +78,7 @@ def decide(gold: str, answer: str, question: str = "", rounding: int = 4, known:
     if gold.replace(" ", "") == answer.replace(" ", "") and not _SIDE_BY_SIDE.search(gold + "|" + answer):
         return Verdict("correct", "same text")
     open_question: NeedsAlgebra | None = None
-    for wanted, came in _readings(gold, answer):
+    for wanted, came in _readings(gold, answer, question):
         try:
             if comparison.same(wanted, came):
                 return Verdict("wrong", "repeats the question") if _restates(gold, answer, question) else Verdict("correct", "equal")
@@ -89,11 +91,16 @@ def decide(gold: str, answer: str, question: str = "", rounding: int = 4, known:
 
 def _restates(gold: str, answer: str, question: str) -> bool:
     """Whether an answer only repeats the expression that was to be worked out: "37 \\cdot 41" to "What is 37 \\cdot 41?"."""
-    gold, answer, question = (re.sub(r"\s|\\left|\\right|\\[,;!]", "", text.replace("dfrac", "frac")) for text in (gold, answer, question))
-    return len(answer) > 2 and answer in question and gold not in question and bool(_WORK.search(answer)) and not options(question)
+    gold, answer, question = (
+        re.sub(r"[\s{}]|\\left|\\right|\\[,;!]", "", text.replace("dfrac", "frac")) for text in (gold, answer, question)
+    )
+    if len(answer) <= 2 or answer not in question or options(question):
+        return False
+    # An integral or a sum stays to be worked out even where the question has the reference's "1" somewhere.
+    return (bool(_UNDONE.search(answer)) and not _UNDONE.search(gold)) or (gold not in question and bool(_WORK.search(answer)))
 
 
-def _readings(gold: str, answer: str) -> Iterator[tuple[Kind, Kind]]:
+def _readings(gold: str, answer: str, question: str) -> Iterator[tuple[Kind, Kind]]:
     """How the two can be read together; commas have three meanings, and the other side tells which."""
     wanted, came = read(gold), read(answer)
     yield wanted, came
@@ -101,6 +108,8 @@ def _readings(gold: str, answer: str) -> Iterator[tuple[Kind, Kind]]:
         yield wanted, read(answer, "list")
     if isinstance(wanted, Value) and not isinstance(came, Value) and (number := number_in_words(answer)):
         yield wanted, read(number)
+    if isinstance(wanted, Words) and says(answer, wanted.text, question):
+        yield wanted, wanted
     if isinstance(came, Items) and isinstance(wanted, Value):
         if _LISTED.fullmatch(gold) and came.how not in ("tuple", "interval"):
             yield read(gold, "list"), came

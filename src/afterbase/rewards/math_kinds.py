@@ -79,6 +79,18 @@ class Based:
 
 
 @dataclass(frozen=True, slots=True)
+class Residue:
+    r"""A residue class, e.g. of "x \equiv 3 \pmod 7" Residue(3, 7, "x")."""
+
+    value: int
+    """As written, perhaps not reduced."""
+    modulus: int
+    """From 2 on."""
+    name: str = ""
+    """What is congruent to it; "" when unsaid."""
+
+
+@dataclass(frozen=True, slots=True)
 class Moment:
     """A time of day or a date, e.g. Moment("time", (15, 30, 0), "pm") of "3:30 PM"."""
 
@@ -106,4 +118,4 @@ class Opaque:
     """As written, tidied."""
 
 
-Kind = Value | Items | Chain | Region | Matrix | Ratio | Based | Moment | Words | Opaque
+Kind = Value | Items | Chain | Region | Matrix | Ratio | Based | Residue | Moment | Words | Opaque

@@ -2,8 +2,8 @@ r"""When two expressions with their units, degrees, percent signs and roundings 
 
 The rule for rounding: a decimal is right for an exact value (a fraction, a root, a multiple of pi) when it is that value correctly rounded
 to at least `rounding` significant digits (4 unless set otherwise): 0.3333 for 1/3 and 1.414 for \sqrt2, neither 0.33 nor 1.42. The same
-holds for a decimal reference and an exact answer; a question that asks for rounding allows any number of digits there. Two decimals must be
-equal, and so must whole numbers.
+holds for a decimal reference and an exact answer, except where the question asks for rounding: the exact value is not the rounded one,
+unless it asks for that as well. Two decimals must be equal, and so must whole numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from afterbase.rewards.math_value import TooLarge, Undefined, constant, is_real,
 LONG = 6  # significant digits from which the last one may be cut off instead of rounded
 
 _ASKS = {
-    "percent": re.compile(r"percent|%|百分|probab|chance|几率|概率", re.IGNORECASE),
+    "percent": re.compile(r"percent|%|百分", re.IGNORECASE),
+    "probability": re.compile(r"probab|chance|几率|概率", re.IGNORECASE),
     "degrees": re.compile(r"degree|\\circ|°|angle|∠|度|角|triangle|rotat|三角", re.IGNORECASE),
     "base": re.compile(r"\bbase\b|binary|octal|hexadecimal|_\{?\d|进制", re.IGNORECASE),
     "ratio": re.compile(r"ratio|odds|scale|proportion|比|:\s*[a-z1-9]\b", re.IGNORECASE),
@@ -35,13 +36,15 @@ _ASKS = {
         r"从小到大|从大到小|依次|顺序|排列",
         re.IGNORECASE,
     ),
+    "in turn": re.compile(r"respectively|in that order|依次|分别", re.IGNORECASE),
     "respectively": re.compile(r"respectively|in that order|ordered (?:pair|triple|list)|依次|分别", re.IGNORECASE),
 }
+_EXACTLY = re.compile(r"exact(?! to)|simplif|精确值|准确值", re.IGNORECASE)
 _CONSTANTS = ({"C", "c", "K", "k", "C_1", "C_{1}", "c_1"}, {"n", "k", "m", "l", "j", "K", "N"})
 
 
 def asks(question: str, what: str) -> bool:
-    """Whether the question asks for a percentage, degrees, a base, a ratio, rounding or an order."""
+    """Whether the question asks for a percentage, a probability, degrees, a base, a ratio, rounding or an order."""
     return bool(_ASKS[what].search(question))
 
 
@@ -83,6 +86,9 @@ class Numbers:
         if self._equal(gold, came, gold.tree, tree):
             return True
         left_out = not wanted_bare or asks(self.question, "percent" if mark == "pct" else "degrees")
+        if mark == "pct" and asks(self.question, "probability"):  # which is a percentage only where it is above 1
+            value = constant(plain_gold)
+            left_out = left_out or (value is not None and is_real(value) and real(value) > 1)
         return left_out and self._equal(gold, came, plain_gold, plain_came)
 
     def _rounded(self, gold: Value, came: Value, wanted: Tree, tree: Tree) -> bool:
@@ -91,6 +97,8 @@ class Numbers:
         exact, shown, decimal = (
             (constant(wanted), constant(tree), came) if gold.places is None else (constant(tree), constant(wanted), gold)
         )
+        if decimal is gold and asks(self.question, "rounding") and not _EXACTLY.search(self.question):
+            return False  # the exact value is not the rounded one that was asked for
         needed = 2 if decimal is gold and asks(self.question, "rounding") else self.rounding
         if exact is None or shown is None or decimal.digits < needed or not (is_real(exact) and is_real(shown)):
             return False

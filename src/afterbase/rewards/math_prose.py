@@ -11,7 +11,9 @@ MAX_WORDS = 14
 
 _NUMBER = re.compile(r"(?<![\w.\\^_])-?(?:\\dollar\s*)?\d+(?:,\d{3})*(?:\.\d+)?%?(?![\w^_/*!])")
 _PLAIN_WORD = re.compile(r"[A-Za-z][a-z']+[,.]?|[AIa]")
-_MIXED = re.compile(r"(-?\d{1,9})\s+(?:\\text\s*\{\s*)?and\s*\}?\s*(?:\\text\s*\{\s*)?(?:a\s+)?(\d{1,9})\s*/\s*(\d{1,9})")
+_MIXED = re.compile(
+    r"(-?\d{1,9})\s+(?:\\text\s*\{\s*)?and\s*\}?\s*(?:\\text\s*\{\s*)?(?:a\s+)?(?:(\d{1,9})\s*/\s*(\d{1,9})|\\frac\s*\{(\d{1,9})\}\s*\{(\d{1,9})\})\s*\}?"
+)
 _HEDGES = frozenset({"think", "guess", "believe", "suppose", "hope", "of", "try", "tried", "problem", "step", "question", "part", "if"})
 _LINKS = frozenset({"is", "are", "to", "has", "base", "and", "equals", "only"})
 
@@ -19,7 +21,8 @@ _LINKS = frozenset({"is", "are", "to", "has", "base", "and", "equals", "only"})
 def number_in_words(text: str) -> str | None:
     """The one number of a tidied answer with the word behind it, e.g. "5 apples"; None when there are more, or words that change it."""
     if match := _MIXED.fullmatch(text.strip()):
-        return f"{match[1]} {match[2]}/{match[3]}" if int(match[2]) < int(match[3]) else None
+        above, below = match[2] or match[4], match[3] or match[5]
+        return f"{match[1]} {above}/{below}" if int(above) < int(below) else None
     bare = flat(text)
     found = list(_NUMBER.finditer(bare))
     if len(found) != 1:

@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from afterbase.rewards import math_words
 from afterbase.rewards.math_kinds import Based, Chain, Items, Kind, Matrix, Opaque, Ratio, Value, Words
+from afterbase.rewards.math_phrases import mutual, residue, without_condition
 from afterbase.rewards.math_region import ALL
 from afterbase.rewards.math_surface import ungrouped
 from afterbase.rewards.math_tree import Tree, Unreadable, parse
@@ -44,20 +45,9 @@ _BASED = re.compile(
     r"|\(?\s*(?:\\text\{)?\s*(?:in\s+)?base[\s-]*\}?\s*(\d{1,2}|[a-z]+)\)?\}?)"
 )
 _BASES = {
-    "two": 2,
-    "binary": 2,
-    "three": 3,
-    "four": 4,
-    "five": 5,
-    "six": 6,
-    "seven": 7,
-    "eight": 8,
-    "octal": 8,
-    "nine": 9,
-    "ten": 10,
-    "twelve": 12,
-}
-_BASES |= {"sixteen": 16, "hex": 16, "eleven": 11}
+    "two": 2, "binary": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "octal": 8, "nine": 9, "ten": 10,
+    "eleven": 11, "twelve": 12, "sixteen": 16, "hex": 16,
+}  # fmt: skip
 _INTEGER = re.compile(
     r"(?:\\text\{)?(?:where|with|for|其中|for all|for any)?\s*\}?\s*\(?([a-zA-Z])\s*"
     r"(?:\\in\s*(?:\\mathbb\s*\{?\s*[ZN]\s*\}?(?:\^[+*])?|[ZN])"
@@ -68,7 +58,7 @@ _QUANTITY = re.compile(r"(\d++(?:\.\d++)?)\s*(\\text\s*\{[^{}]*\}|[A-Za-z]+|[一
 _LABELLED = re.compile(r"(?:\\text\{)?(?:[A-Z]|[Pp]oint\s+[A-Z]|点[A-Z]?)\}?\s*(?=\()")
 _REALS = re.compile(r"(?:x\s*\\in\s*)?(?:\\mathbb\s*\{?\s*R\s*\}?|\\mathbf\s*\{R\})")
 _EXCEPT = re.compile(r"(.*?)\s*(?:\\setminus|\\text\{\s*except\s*\}|except(?:\s+for)?|excluding|\\text\{\s*excluding\s*\})\s*(.*)")
-
+_SET_NAME = re.compile(r"[A-Z](?:\s*\\(?:c[au]p|setminus)\s*[A-Z])+\s*=")
 _DOTTED = re.compile(r"(-?\d+\.\d*?(?=(\d{1,6}?)\2+(?:\.|\\|\s))\d+)\s*(?:\.{3}|\\ldots)\s*")
 
 
@@ -131,6 +121,20 @@ def _phrase(text: str, depth: int) -> Kind | None:
 
 def _moment(text: str, depth: int) -> Kind | None:
     return math_words.moment(text)
+
+
+def _residue(text: str, depth: int) -> Kind | None:
+    return residue(text)
+
+
+def _conditioned(text: str, depth: int) -> Kind | None:
+    bare = without_condition(text)
+    return _read(bare, depth + 1) if bare != text else None
+
+
+def _mutual(text: str, depth: int) -> Kind | None:
+    lines = mutual(text)
+    return Opaque(lines) if lines else None
 
 
 def _environment(text: str, depth: int) -> Kind | None:
@@ -234,6 +238,8 @@ def _membership(text: str, depth: int) -> Kind | None:
 
 def _operations(text: str, depth: int) -> Kind | None:
     """Unions, intersections and differences of sets keep their sign and are computed where they are compared."""
+    if _SET_NAME.match(text):
+        return None
     for sign in (r"\cup", r"\cap", r"\setminus"):
         found, used = split(text, frozenset({sign, "U"}) if sign == r"\cup" else frozenset({sign}))
         if used and all(found):
@@ -384,6 +390,6 @@ def _recurring(text: str) -> str:
 
 
 _READERS = (
-    _phrase, _moment, _environment, _based, _signs, _several, _operations, _membership, _relations, _brackets, _ratio, _quantity,
-    _expression, _text,
+    _phrase, _moment, _environment, _based, _residue, _conditioned, _mutual, _signs, _several, _operations, _membership, _relations,
+    _brackets, _ratio, _quantity, _expression, _text,
 )  # fmt: skip

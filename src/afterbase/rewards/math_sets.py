@@ -2,6 +2,7 @@ r"""Kinds as sets of reals: "x > 3", "1 \le x < 2", "[1, 2)", "(-\infty, 0) \cup
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from afterbase.rewards.math_equation import is_equation
@@ -55,7 +56,8 @@ def _of_chain(kind: Chain, loose: bool) -> Region | None:
     if kind.signs[0] in (r"\cup", r"\cap", r"\setminus"):
         return _computed(kind)
     if is_equation(kind):
-        return to_region(kind.sides[1], loose) if len(kind.sides) == 2 and kind.names[0].isalpha() and len(kind.names[0]) == 1 else None
+        labelled = re.fullmatch(r"[A-Za-z]|[A-Z](?:\\(?:c[au]p|setminus)[A-Z])+", kind.names[0])
+        return to_region(kind.sides[1], loose) if len(kind.sides) == 2 and labelled else None
     return _bounded(kind)
 
 

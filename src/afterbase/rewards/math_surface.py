@@ -24,7 +24,7 @@ _SIGNS = {
     "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ", "θ": r"\theta ", "λ": r"\lambda ",
     "μ": r"\mu ",
     "ρ": r"\rho ", "σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi ", "ϕ": r"\phi ", "ω": r"\omega ", "Δ": r"\Delta ", "Ω": r"\Omega ",
-    "。": ".", "、": ", ", "；": ";", "٬": "",
+    "≡": r"\equiv ", "∥": r"\parallel ", "⊥": r"\perp ", "。": ".", "、": ", ", "；": ";", "٬": "",
 }  # fmt: skip
 _UNICODE = str.maketrans(_SIGNS)
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ"
@@ -190,7 +190,7 @@ def _without_stop(text: str) -> str:
 
 def _spelled(text: str) -> str:
     """One spelling for every sign."""
-    text = _EXPLICIT_GROUP.sub("", text)
+    text = _EXPLICIT_GROUP.sub("", text).replace("{:}", ":")
     text = _THIN.sub("", text)
     text = _SIZES.sub("", text)
     text = _CELSIUS.sub(

@@ -24,7 +24,7 @@ _SYNONYMS = {
         all real numbers; all reals; all real number; reals; any real number; all real x; every real number; all real values;
         all values of x; all real values of x; set of all real numbers; set of real numbers;
         全体实数; 任意实数; 一切实数; 所有实数; 实数集; 全部实数""",
-    "infinity": "positive infinity; plus infinity; +infinity; 无穷大; 正无穷; 正无穷大; 无穷",
+    "infinity": "infinite; positive infinity; plus infinity; +infinity; 无穷大; 正无穷; 正无穷大; 无穷",
     "negative infinity": "minus infinity; -infinity; 负无穷; 负无穷大",
     "yes": "true; correct; right; 是; 是的; 对; 正确; 成立; 能; 可以; 会; 真; 真命题",
     "no": "false; incorrect; 否; 不是; 错; 错误; 不成立; 不能; 不可以; 不会; 不对; 假; 假命题; 不正确",
