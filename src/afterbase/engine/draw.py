@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from afterbase.model.native import KINDS, kernels
+from afterbase.model.native import KINDS, kernels_for
 
 _WORD = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -85,8 +85,8 @@ class Draw:
 
 def draw(logits: Float[Tensor, "n V"], knobs: Knobs, keys: Int[Tensor, "n"], counts: Int[Tensor, "n"]) -> Draw:
     """Invert each row's cumulative distribution at the `counts`-th number of its stream."""
-    native = kernels()
-    if native and not (knobs.truncating or knobs.greedy) and logits.device.type == "cpu" and logits.dtype in KINDS:
+    native = kernels_for(logits)
+    if native and not (knobs.truncating or knobs.greedy):
         tokens, logprobs = torch.empty_like(keys), torch.empty_like(knobs.temperature)
         native("draw", KINDS[logits.dtype], *logits.shape, logits.contiguous(), knobs.temperature, keys, counts, tokens, logprobs)
         return Draw(tokens, logprobs, logprobs)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afterbase.model.native import KINDS, kernels
+from afterbase.model.native import KINDS, kernels, kernels_for
 
 
 class MLP(nn.Module):
@@ -27,7 +27,7 @@ class MLP(nn.Module):
 def swiglu(gate: Float[Tensor, "N inner"], up: Float[Tensor, "N inner"]) -> Float[Tensor, "N inner"]:
     """silu(gate) * up; the halves of one product may be given as they lie."""
     rows = gate.dim() == 2 and gate.stride() == up.stride() and gate.stride(-1) == 1
-    if kernels() and rows and gate.device.type == "cpu" and gate.dtype == up.dtype and gate.dtype in KINDS:
+    if rows and gate.dtype == up.dtype and kernels_for(gate):
         return SwiGLU.apply(gate, up)
     return F.silu(gate) * up
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afterbase.model.native import KINDS, kernels
+from afterbase.model.native import KINDS, kernels_for
 
 
 class AddNormalize(torch.autograd.Function):
@@ -60,7 +60,7 @@ def add_normalize(
     in_place: bool = False,
 ) -> tuple[Float[Tensor, "*batch width"], Float[Tensor, "*batch 1"], Float[Tensor, "*batch width"]]:
     """The sum (x itself without a delta, or `in_place`), one over its root mean square, and the norm in `dtype`."""
-    native = kernels()
+    native = kernels_for(x)
     if native and _fits(x, weight, dtype) and (delta is None or (delta.dtype in KINDS and delta.is_contiguous())):
         total = x if delta is None or in_place else torch.empty_like(x)
         inverse, normal = x.new_empty(*x.shape[:-1], 1), torch.empty_like(x, dtype=dtype)
@@ -77,7 +77,7 @@ def normalize_backward(
     gradient: Tensor, from_sum: Tensor | None, x: Tensor, weight: Tensor, inverse: Tensor, delta_dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """The gradients of the sum, of the addend (the same, in its dtype), and of the weight."""
-    native, gradient = kernels(), gradient.contiguous()
+    native, gradient = kernels_for(x), gradient.contiguous()
     if native and _fits(x, weight, gradient.dtype) and (from_sum is None or from_sum.dtype == torch.float32):
         dx, dweight = torch.empty_like(x), torch.empty_like(weight)
         ddelta = None if delta_dtype is None else torch.empty_like(x, dtype=delta_dtype)
@@ -95,7 +95,7 @@ def normalize_backward(
 
 def _fits(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
     dense = x.is_contiguous() and weight.is_contiguous()
-    return x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and dtype in KINDS and dense
+    return x.dtype == weight.dtype == torch.float32 and dtype in KINDS and dense
 
 
 class RMSNorm(nn.Module):

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from afterbase.model.config import ModelConfig
-from afterbase.model.native import KINDS, kernels
+from afterbase.model.native import KINDS, kernels_for
 
 
 class Rotate(torch.autograd.Function):
@@ -38,8 +38,8 @@ def turned(heads: Float[Tensor, "T h rope"], cos: Tensor, sin: Tensor, interleav
 
     Interleaved pairs are neighbours on the model's side and halves on the attention's.
     """
-    native, half = kernels(), heads.shape[-1] // 2
-    if native and heads.device.type == "cpu" and heads.dtype in KINDS and heads.stride(-1) == 1 and cos.dtype == torch.float32:
+    native, half = kernels_for(heads), heads.shape[-1] // 2
+    if native and heads.stride(-1) == 1 and cos.dtype == torch.float32:
         out = heads.new_empty(heads.shape)
         sizes = heads.shape[0], heads.shape[1], half, heads.stride(0), heads.stride(1)
         native("rotate", KINDS[heads.dtype], *sizes, heads, cos, sin, -1.0 if back else 1.0, int(interleaved), out)

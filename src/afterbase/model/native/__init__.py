@@ -76,6 +76,11 @@ def kernels() -> Kernels | None:
     return None
 
 
+def kernels_for(tensor: Tensor) -> Kernels | None:
+    """The kernels, where they can read such a tensor: on a CPU, in one of `KINDS`."""
+    return kernels() if tensor.device.type == "cpu" and tensor.dtype in KINDS else None
+
+
 def spread(memory: Tensor) -> Tensor:
     """The same memory on huge pages where Linux has them: a cache is read a little from everywhere, and page tables cost as much."""
     start, end = -(-memory.data_ptr() // PAGE) * PAGE, memory.data_ptr() + memory.nbytes
