@@ -11,14 +11,16 @@ from afterbase.segments import Segments
 
 Outcome = Literal["correct", "wrong", "no_answer", "timeout", "error"]
 Finish = Literal["stop", "length", "failed"]
+Entropy = Literal["unused", "measured", "learned"]
+"""What an objective does with the entropy of the next-token distributions: nothing, a metric, or a term of the loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation, e.g. Message("user", "What is 2 + 2?")."""
 
-    role: Literal["system", "user", "assistant"]
-    """Who speaks."""
+    role: Literal["system", "user", "assistant", "tool"]
+    """Who speaks; a tool speaks only in rollouts of several turns."""
     content: str
     """What is said; an assistant's thinking stands in it between <think> and </think>."""
 
@@ -72,15 +74,18 @@ class Completion:
     """What the engine drew for one request, token by token."""
 
     tokens: tuple[int, ...]
-    """The new tokens, a stop id included."""
+    """The new tokens, a stop id included; in a rollout of several turns everything after the prompt, what tools and users said too."""
     logprobs: tuple[float, ...]
-    """Each token's log-probability under the full distribution at the sampling temperature: what the trainer will recompute."""
+    """Each token's log-probability under the full distribution at the sampling temperature: what the trainer will recompute. 0 for
+    tokens that are not the model's own."""
     sampled_logprobs: tuple[float, ...]
     """Each token's log-probability under the truncated distribution it was really drawn from (top-p, top-k)."""
     version: int
     """Which weights drew it: the number given to `load`."""
     finish: Finish
     """Why it ended: a stop id or string, the token limit, or a failure."""
+    own: tuple[bool, ...] = ()
+    """Which tokens the model drew itself: the only ones that are learned. Empty means all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +135,17 @@ class Sample:
     advantage: float = 0.0
     """A_i of Eq. 28 (RL only)."""
     old: tuple[float, ...] = ()
-    """Log-probabilities of the learned tokens when they were drawn (RL only)."""
+    """log pi_old of the learned tokens: under the policy that the update starts from, or the one that drew them (RL only)."""
     reference: tuple[float, ...] = ()
     """Log-probabilities of the learned tokens under the reference model (RL with a KL term only)."""
+    behaviour: tuple[float, ...] = ()
+    """Log-probabilities of the learned tokens under the very distribution they were drawn from: older weights, top-p (RL only)."""
+    advantages: tuple[float, ...] = ()
+    """One advantage for each learned token, in place of `advantage` (PPO only)."""
+    values: tuple[float, ...] = ()
+    """What the critic expected at each learned token before the update (PPO only)."""
+    returns: tuple[float, ...] = ()
+    """What it should have expected there (PPO only)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +163,7 @@ class Batch:
     weights: Tensor
     """[P] float32, the weight of each learned token."""
     advantages: Tensor
-    """[P] float32, the advantage of the sequence that each learned token belongs to; zeros outside RL."""
+    """[P] float32, the advantage of each learned token, which GRPO gives to all of a sequence alike; zeros outside RL."""
     old: Tensor | None
     """[P] float32, log pi_old; None outside RL."""
     reference: Tensor | None
@@ -159,3 +172,11 @@ class Batch:
     """Learned tokens in the whole optimizer step, over all its batches: the divisor of a token mean."""
     total_sequences: int
     """Sequences in the whole optimizer step: the divisor of a sequence mean."""
+    behaviour: Tensor | None = None
+    """[P] float32, the log-probability under the distribution that was drawn from; None outside RL."""
+    values: Tensor | None = None
+    """[P] float32, the critic's expectation before the update; None outside PPO."""
+    returns: Tensor | None = None
+    """[P] float32, what the critic learns to expect; None outside PPO."""
+    samples: tuple[int, ...] = ()
+    """Which of the samples given to `pack` each sequence of the stream is."""

@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from afterbase.model import logprob
-from afterbase.model.logprob import entropies, token_logprobs
+from afterbase.model.logprob import token_logprobs, token_statistics
 
 
 def inputs(tokens=13, width=5, vocabulary=29):
@@ -36,16 +36,36 @@ def test_values_and_gradients_are_log_softmax_in_float64(chunk, temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_entropies_are_those_of_the_distribution(chunk, temperature):
-    hidden, head, _ = inputs()
-    wanted = torch.distributions.Categorical(logits=hidden.double() @ head.double().T / temperature).entropy()
-    torch.testing.assert_close(entropies(hidden, head, temperature).double(), wanted, atol=1e-5, rtol=1e-5)
+def test_entropies_and_their_gradients_are_those_of_the_distribution_in_float64(chunk, temperature):
+    hidden, head, targets = inputs()
+    first, second = torch.randn(2, 13, generator=torch.Generator().manual_seed(1))
+    mine = [hidden.clone().requires_grad_(), head.clone().requires_grad_()]
+    exact = [hidden.double().requires_grad_(), head.double().requires_grad_()]
+    logprobs, found = token_statistics(*mine, targets, temperature, "learned")
+    distribution = torch.distributions.Categorical(logits=exact[0] @ exact[1].T / temperature)
+    torch.testing.assert_close(found.double(), distribution.entropy(), atol=1e-5, rtol=1e-5)
+    (logprobs * first + found * second).sum().backward()
+    (distribution.log_prob(targets) * first.double() + distribution.entropy() * second.double()).sum().backward()
+    for ours, theirs in zip(mine, exact, strict=True):
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, atol=2e-5, rtol=1e-5)
+
+
+def test_a_measured_entropy_passes_no_gradient_on_and_an_unused_one_is_not_computed():
+    hidden, head, targets = inputs()
+    gradients = []
+    for use in ("measured", "unused"):
+        mine = hidden.clone().requires_grad_()
+        logprobs, entropy = token_statistics(mine, head, targets, 1.0, use)
+        assert (entropy is None) == (use == "unused") and (entropy is None or not entropy.requires_grad)
+        logprobs.sum().backward()
+        gradients.append(mine.grad)
+    assert torch.equal(*gradients)
 
 
 def test_a_flat_distribution_has_the_log_of_its_size():
     hidden, head = torch.zeros(2, 3), torch.ones(8, 3)
     assert token_logprobs(hidden, head, torch.tensor([0, 7])).tolist() == pytest.approx([-2.0794415] * 2)
-    assert entropies(hidden, head).tolist() == pytest.approx([2.0794415] * 2)
+    assert token_statistics(hidden, head, torch.tensor([0, 7]), 1.0, "measured")[1].tolist() == pytest.approx([2.0794415] * 2)
 
 
 def test_no_tokens_have_no_log_probabilities():
@@ -86,5 +106,6 @@ def test_the_logits_of_a_batch_are_never_held_at_once(monkeypatch):
     hidden.requires_grad_(), head.requires_grad_()
     with Largest() as largest:
         token_logprobs(hidden, head, targets).sum().backward()
-        entropies(hidden, head)
+        logprobs, entropy = token_statistics(hidden, head, targets, 1.0, "learned")
+        (logprobs + entropy).sum().backward()
     assert largest.elements == 10_000

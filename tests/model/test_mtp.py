@@ -41,6 +41,15 @@ def by_equations(model, samples, total) -> torch.Tensor:
     return LAMBDA * torch.stack(losses).sum()
 
 
+class Nothing:
+    """An objective without a loss, so that only the MTP modules learn."""
+
+    entropy = "unused"
+
+    def __call__(self, logprobs, batch, entropy=None):
+        return 0.0 * logprobs.sum(), {}
+
+
 @pytest.mark.parametrize(("family", "modules"), [("deepseek_v3", 1), ("deepseek_v3", 2), ("qwen2", 3)])
 def test_the_loss_and_its_gradient_are_the_equations(tiny, random_tokens, family, modules):
     """Ragged lengths down to sequences too short for a module to predict anything; the first third is not learned."""
@@ -48,7 +57,7 @@ def test_the_loss_and_its_gradient_are_the_equations(tiny, random_tokens, family
     samples = [Sample(tuple(random_tokens(n, n)), tuple(place >= n // 3 for place in range(n)), 1.0 + 0.5 * (n % 2)) for n in (9, 6, 3, 2)]
     (batch,) = pack(samples, 100)
     config = TrainerConfig(mtp=LAMBDA, balance_loss=0.0)
-    metrics = LocalTrainer(model, config, steps=1).forward_backward(batch, lambda logprobs, batch: (0.0 * logprobs.sum(), {}))
+    metrics = LocalTrainer(model, config, steps=1).forward_backward(batch, Nothing())
     gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     wanted = by_equations(model, samples, batch.total_tokens)
@@ -70,8 +79,24 @@ def test_it_comes_on_top_of_the_objective(tiny, random_tokens):
         model.zero_grad()
         return found
 
-    nothing = gradient(LAMBDA, lambda logprobs, batch: (0.0 * logprobs.sum(), {}))
+    nothing = gradient(LAMBDA, Nothing())
     torch.testing.assert_close(gradient(LAMBDA, Likelihood()), gradient(0.0, Likelihood()) + nothing, atol=1e-6, rtol=1e-5)
+
+
+def test_cut_off_from_the_trunk_the_modules_learn_the_same_and_nothing_else_learns(tiny, random_tokens):
+    model = tiny("deepseek_v3", num_nextn_predict_layers=2)
+    (batch,) = pack([Sample(tuple(random_tokens(8)), (True,) * 8)], 100)
+
+    def gradients(reaches):
+        config = TrainerConfig(mtp=LAMBDA, mtp_reaches_trunk=reaches, balance_loss=0.0)
+        LocalTrainer(model, config, steps=1).forward_backward(batch, Nothing())
+        found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        model.zero_grad()
+        return found
+
+    whole, cut = gradients(True), gradients(False)
+    assert {name.split(".")[0] for name in whole} == {"model", "mtp", "lm_head"} and {name.split(".")[0] for name in cut} == {"mtp"}
+    assert all(torch.equal(cut[name], whole[name]) for name in whole if name.startswith("mtp"))
 
 
 def test_shifting_stays_within_each_sequence():

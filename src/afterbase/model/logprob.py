@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from afterbase.records import Entropy
+
 CHUNK = 1 << 21
 """Logits in one chunk: 8 MiB of float32."""
 
@@ -17,17 +19,20 @@ def token_logprobs(
     hidden: Float[Tensor, "P d"], head: Float[Tensor, "V d"], targets: Int[Tensor, "P"], temperature: float = 1.0
 ) -> Float[Tensor, "P"]:
     """log softmax(hidden @ head.T / temperature) at each target, in float32; differentiable in `hidden` and `head`."""
-    return _TokenLogprobs.apply(hidden, head, targets, temperature)
+    return _TokenStatistics.apply(hidden, head, targets, temperature, False)[0]
 
 
-@torch.no_grad()
-def entropies(hidden: Float[Tensor, "P d"], head: Float[Tensor, "V d"], temperature: float = 1.0) -> Float[Tensor, "P"]:
-    """Entropy in nats of each next-token distribution; no gradient."""
-    parts = []
-    for rows in hidden.split(_rows(head)):
-        logprobs = _logits(rows, head, temperature).log_softmax(-1)
-        parts.append(-(logprobs.exp() * logprobs).sum(-1))
-    return torch.cat(parts)
+def token_statistics(
+    hidden: Float[Tensor, "P d"], head: Float[Tensor, "V d"], targets: Int[Tensor, "P"], temperature: float, entropy: Entropy
+) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"] | None]:
+    """The same log-probabilities and, unless it is unused, the entropy in nats of each distribution, from the same logits.
+
+    Gradient flows through the entropy only when it is learned.
+    """
+    if entropy == "unused":
+        return token_logprobs(hidden, head, targets, temperature), None
+    logprobs, entropies = _TokenStatistics.apply(hidden, head, targets, temperature, True)
+    return logprobs, entropies if entropy == "learned" else entropies.detach()
 
 
 def _rows(head: Tensor) -> int:
@@ -39,35 +44,46 @@ def _logits(hidden: Tensor, head: Tensor, temperature: float) -> Tensor:
     return logits if temperature == 1.0 else logits / temperature
 
 
-class _TokenLogprobs(torch.autograd.Function):
+class _TokenStatistics(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor]:
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         with torch.autocast(hidden.device.type, enabled=False):
-            picked, totals = [], []
+            picked, totals, entropies = [], [], []
             for rows, wanted in zip(hidden.split(_rows(head)), targets.split(_rows(head)), strict=True):
                 logits = _logits(rows, head, temperature)
                 totals.append(logits.logsumexp(-1))
                 picked.append(logits.gather(1, wanted[:, None]).squeeze(1))
+                if with_entropy:  # -sum p log p = log Z - sum p logit
+                    share = (logits - totals[-1][:, None]).exp_()
+                    entropies.append(totals[-1] - share.mul_(logits).sum(-1))
             total = torch.cat(totals)
-        ctx.save_for_backward(hidden, head, targets, total)
+            entropy = torch.cat(entropies) if with_entropy else total.new_zeros(0)
+        ctx.save_for_backward(hidden, head, targets, total, entropy)
         ctx.temperature = temperature
-        return torch.cat(picked) - total
+        ctx.set_materialize_grads(False)
+        return torch.cat(picked) - total, entropy
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        hidden, head, targets, total = ctx.saved_tensors
+    def backward(ctx, gradient: Tensor | None, entropy_gradient: Tensor | None) -> tuple[Tensor, Tensor, None, None, None]:
+        hidden, head, targets, total, entropy = ctx.saved_tensors
         weight = head.to(hidden.dtype)
         hidden_gradient = torch.empty_like(hidden)
         head_gradient = torch.zeros_like(head)
+        gradient = torch.zeros_like(total) if gradient is None else gradient
         size, scale = _rows(head), gradient / ctx.temperature
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
-            # d log p[target] / d logits = onehot(target) - softmax(logits)
-            slope = (_logits(hidden[part], head, ctx.temperature) - total[part, None]).exp_().mul_(-scale[part, None])
+            # d log p[target] / d logits = onehot(target) - softmax(logits);  d entropy / d logits = -p (log p + entropy)
+            slope = _logits(hidden[part], head, ctx.temperature) - total[part, None]
+            if entropy_gradient is None:
+                slope = slope.exp_().mul_(-scale[part, None])
+            else:
+                pull = entropy_gradient[part, None] / ctx.temperature
+                slope = slope.exp() * -(scale[part, None] + pull * (slope + entropy[part, None]))
             slope.scatter_add_(1, targets[part, None], scale[part, None])
             slope = slope.to(hidden.dtype)
             hidden_gradient[part] = slope @ weight
             head_gradient += slope.T @ hidden[part]
-        return hidden_gradient, head_gradient, None, None
+        return hidden_gradient, head_gradient, None, None, None

@@ -54,14 +54,18 @@ class Transformer(nn.Module):
         return self.lm_head(hidden).float()
 
     def look_ahead(
-        self, hidden: Float[Tensor, "T d"], tokens: Int[Tensor, "T"], segments: Segments, trace: Trace | None = None
+        self, hidden: Float[Tensor, "T d"], tokens: Int[Tensor, "T"], segments: Segments, trace: Trace | None = None, reaches: bool = True
     ) -> list[Float[Tensor, "T d"]]:
-        """Each MTP module's states, ready for the head: entry k-1, row i predicts token i+k+1 of its sequence.  [V3 Eq. 21-23]"""
+        """Each MTP module's states, ready for the head: entry k-1, row i predicts token i+k+1 of its sequence.  [V3 Eq. 21-23]
+
+        Unless it `reaches` the trunk, no gradient passes on to the hidden states and the embedding.
+        """
         rotation = self.rotary(segments.positions)
+        hidden = hidden if reaches else hidden.detach()
         states = []
         for depth, module in enumerate(self.mtp, start=1):
             ahead = self.model.embed_tokens(shifted(tokens, segments, depth))
-            hidden = module(hidden, ahead, segments, rotation, trace)
+            hidden = module(hidden, ahead if reaches else ahead.detach(), segments, rotation, trace)
             states.append(module.norm(hidden))
         return states
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from afterbase.config import Config
 from afterbase.objective.kl import LARGEST, k3
-from afterbase.records import Batch
+from afterbase.records import Batch, Entropy
 
 
 class GrpoConfig(Config):
@@ -39,9 +39,12 @@ class Grpo:
 
     def __init__(self, config: GrpoConfig) -> None:
         self.config = config
+        self.entropy: Entropy = "measured"
         self.high = config.clip if config.clip_high is None else config.clip_high
 
-    def __call__(self, logprobs: Float[Tensor, "P"], batch: Batch) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    def __call__(
+        self, logprobs: Float[Tensor, "P"], batch: Batch, entropy: Float[Tensor, "P"] | None = None
+    ) -> tuple[Float[Tensor, ""], dict[str, float]]:
         """Loss and metrics of one batch; both are shares of the step, to be summed over its batches."""
         assert batch.old is not None, "GRPO learns from sampled tokens, whose log-probabilities come with them"
         change = logprobs - batch.old

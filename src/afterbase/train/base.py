@@ -8,13 +8,18 @@ from typing import Protocol
 from jaxtyping import Float
 from torch import Tensor
 
-from afterbase.records import Batch
+from afterbase.records import Batch, Entropy
 
 
 class Objective(Protocol):
     """What is minimized: Likelihood, Grpo."""
 
-    def __call__(self, logprobs: Float[Tensor, "P"], batch: Batch) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    entropy: Entropy
+    """Whether it looks at the entropy of each token's distribution, and whether gradient flows through it."""
+
+    def __call__(
+        self, logprobs: Float[Tensor, "P"], batch: Batch, entropy: Float[Tensor, "P"] | None = None
+    ) -> tuple[Float[Tensor, ""], dict[str, float]]:
         """Loss and metrics of one batch, both shares of the optimizer step."""
 
 

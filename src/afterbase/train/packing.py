@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from afterbase.records import Batch, Sample
 from afterbase.segments import Segments
@@ -20,23 +22,32 @@ def pack(
     """
     learned = [sum(sample.learn[1:]) for sample in samples]
     total_tokens, total_sequences = totals or (sum(learned), sum(count > 0 for count in learned))
-    ordered = sorted((sample for sample, count in zip(samples, learned, strict=True) if count), key=lambda s: -len(s.tokens))
-    return [_batch(group, max(total_tokens, 1), max(total_sequences, 1), device) for group in _groups(ordered, tokens_per_batch)]
+    order = sorted((place for place, count in enumerate(learned) if count), key=lambda place: -len(samples[place].tokens))
+    total_tokens, total_sequences = max(total_tokens, 1), max(total_sequences, 1)
+    groups = _groups(order, [len(sample.tokens) for sample in samples], tokens_per_batch)
+    return [_batch([samples[place] for place in group], tuple(group), total_tokens, total_sequences, device) for group in groups]
 
 
-def _groups(samples: Iterable[Sample], tokens_per_batch: int) -> list[list[Sample]]:
-    groups: list[list[Sample]] = []
+def unpacked(batch: Batch, values: Float[Tensor, "P"]) -> Iterator[tuple[int, tuple[float, ...]]]:
+    """Which of the samples given to `pack`, and the values at its learned tokens: what a trainer's `score` says of each sample."""
+    counts = torch.bincount(batch.owner, minlength=len(batch.samples)).tolist()
+    for sample, part in zip(batch.samples, values.float().cpu().split(counts), strict=True):
+        yield sample, tuple(part.tolist())
+
+
+def _groups(order: Iterable[int], lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    groups: list[list[int]] = []
     room = 0
-    for sample in samples:
-        if len(sample.tokens) > room:
+    for place in order:
+        if lengths[place] > room:
             groups.append([])
             room = tokens_per_batch
-        groups[-1].append(sample)
-        room -= len(sample.tokens)
+        groups[-1].append(place)
+        room -= lengths[place]
     return groups
 
 
-def _batch(samples: list[Sample], total_tokens: int, total_sequences: int, device: torch.device | str) -> Batch:
+def _batch(samples: list[Sample], places: tuple[int, ...], total_tokens: int, total_sequences: int, device: torch.device | str) -> Batch:
     segments = Segments.of([len(sample.tokens) for sample in samples], device)
     learn = torch.tensor([flag and place > 0 for sample in samples for place, flag in enumerate(sample.learn)])
     picked = learn.nonzero().squeeze(1).to(device)
@@ -49,7 +60,7 @@ def _batch(samples: list[Sample], total_tokens: int, total_sequences: int, devic
         if not getattr(samples[0], name):
             return None
         values = torch.tensor([value for sample in samples for value in getattr(sample, name)], dtype=torch.float32, device=device)
-        assert len(values) == len(picked), f"{name} holds {len(values)} log-probabilities for {len(picked)} learned tokens"
+        assert len(values) == len(picked), f"{name} holds {len(values)} numbers for {len(picked)} learned tokens"
         return values
 
     return Batch(
@@ -58,9 +69,13 @@ def _batch(samples: list[Sample], total_tokens: int, total_sequences: int, devic
         picked=picked,
         owner=owner,
         weights=per_token([sample.weight for sample in samples]),
-        advantages=per_token([sample.advantage for sample in samples]),
+        advantages=joined("advantages") if samples[0].advantages else per_token([sample.advantage for sample in samples]),
         old=joined("old"),
         reference=joined("reference"),
         total_tokens=total_tokens,
         total_sequences=total_sequences,
+        behaviour=joined("behaviour"),
+        values=joined("values"),
+        returns=joined("returns"),
+        samples=places,
     )

@@ -14,10 +14,10 @@ from torch import Tensor
 from afterbase.config import Config
 from afterbase.model.balance import Trace, update_bias
 from afterbase.model.checkpoint import hf_weights
-from afterbase.model.logprob import token_logprobs
+from afterbase.model.logprob import token_logprobs, token_statistics
 from afterbase.model.rows import Take
 from afterbase.model.transformer import Transformer
-from afterbase.records import Batch
+from afterbase.records import Batch, Entropy
 from afterbase.train.base import Objective
 from afterbase.train.optim import OptimConfig, adamw
 from afterbase.train.schedule import learning_rate
@@ -34,6 +34,9 @@ class TrainerConfig(Config):
     """Arithmetic of matrix products; weights, optimizer state and reductions stay in float32 (bfloat16 by autocast)."""
     mtp: float = Field(0.0, ge=0)
     """lambda in Eq. 24: weight of the multi-token prediction loss; 0 leaves the MTP modules alone."""
+    mtp_reaches_trunk: bool = True
+    """Whether the MTP loss also moves the trunk, the embedding and the head, as in pretraining; false cuts its gradient off from them, so
+    that the modules go on predicting what the policy says without having a say in it."""
     balance_speed: float = Field(1e-3, ge=0)
     """gamma: how far the routing bias moves after each step [V3 Eq. 16]; 0 freezes it."""
     balance_loss: float = Field(1e-4, ge=0)
@@ -55,8 +58,8 @@ class LocalTrainer:
         """Add one batch's gradient; returns its share of the step's metrics."""
         with self._autocast():
             hidden = self.model(batch.tokens, batch.segments, trace=self.trace)
-            logprobs = self._logprobs(hidden, batch)
-            loss, metrics = objective(logprobs, batch)
+            logprobs, entropy = self._statistics(hidden, batch, objective.entropy)
+            loss, metrics = objective(logprobs, batch, entropy)
             if self.config.mtp and len(self.model.mtp):
                 ahead = self._ahead(hidden, batch)
                 metrics["train/mtp_loss/mean"] = float(ahead.detach())
@@ -92,7 +95,7 @@ class LocalTrainer:
     def score(self, batch: Batch) -> Float[Tensor, "P"]:
         """Log-probabilities of the learned tokens under the current weights."""
         with self._autocast():
-            return self._logprobs(self.model(batch.tokens, batch.segments), batch)
+            return self._statistics(self.model(batch.tokens, batch.segments), batch, "unused")[0]
 
     def with_reference(self, batch: Batch) -> Batch:
         """The batch with this model's log-probabilities as its reference."""
@@ -114,17 +117,21 @@ class LocalTrainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
-    def _logprobs(self, hidden: Float[Tensor, "T d"], batch: Batch) -> Float[Tensor, "P"]:
-        """Each learned token's log-probability, read one place before it."""
-        return token_logprobs(Take.apply(hidden, batch.picked - 1), self.model.lm_head.weight, batch.tokens[batch.picked], self.temperature)
+    def _statistics(self, hidden: Float[Tensor, "T d"], batch: Batch, entropy: Entropy) -> tuple[Tensor, Tensor | None]:
+        """Each learned token's log-probability and its distribution's entropy, read one place before it."""
+        rows, targets = Take.apply(hidden, batch.picked - 1), batch.tokens[batch.picked]
+        return token_statistics(rows, self.model.lm_head.weight, targets, self.temperature, entropy)
 
     def _ahead(self, hidden: Float[Tensor, "T d"], batch: Batch) -> Float[Tensor, ""]:
         """The mean over depths of the MTP modules' cross-entropy on the learned tokens.  [V3 Eq. 24-25]"""
         place = batch.segments.positions[batch.picked]
         losses = []
-        for depth, states in enumerate(self.model.look_ahead(hidden, batch.tokens, batch.segments, self.trace), start=1):
+        reaches = self.config.mtp_reaches_trunk
+        head = self.model.lm_head.weight if reaches else self.model.lm_head.weight.detach()
+        states_ahead = self.model.look_ahead(hidden, batch.tokens, batch.segments, self.trace, reaches)
+        for depth, states in enumerate(states_ahead, start=1):
             reachable = batch.picked[place > depth]  # token t is predicted from t - depth - 1, which must be in its sequence
             rows = Take.apply(states, reachable - depth - 1)
-            logprobs = token_logprobs(rows, self.model.lm_head.weight, batch.tokens[reachable])
+            logprobs = token_logprobs(rows, head, batch.tokens[reachable])
             losses.append(-(logprobs * batch.weights[place > depth]).sum() / batch.total_tokens)
         return torch.stack(losses).mean()
