@@ -81,5 +81,5 @@ def test_nothing_to_learn_makes_no_batch():
 
 
 def test_log_probabilities_that_miss_a_token_are_our_own_mistake():
-    with pytest.raises(AssertionError, match="old holds 1 log-probabilities for 2 learned tokens"):
+    with pytest.raises(AssertionError, match="old holds 1 numbers for 2 learned tokens"):
         pack([Sample((1, 2, 3), (False, True, True), old=(-1.0,))], 10)

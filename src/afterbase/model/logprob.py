@@ -55,9 +55,9 @@ class _TokenStatistics(torch.autograd.Function):
                 logits = _logits(rows, head, temperature)
                 totals.append(logits.logsumexp(-1))
                 picked.append(logits.gather(1, wanted[:, None]).squeeze(1))
-                if with_entropy:  # -sum p log p = log Z - sum p logit
-                    share = (logits - totals[-1][:, None]).exp_()
-                    entropies.append(totals[-1] - share.mul_(logits).sum(-1))
+                if with_entropy:
+                    logits -= totals[-1][:, None]  # not log Z - sum p logit, which cancels where the logits are large
+                    entropies.append(-(logits.exp().mul_(logits)).sum(-1))
             total = torch.cat(totals)
             entropy = torch.cat(entropies) if with_entropy else total.new_zeros(0)
         ctx.save_for_backward(hidden, head, targets, total, entropy)
