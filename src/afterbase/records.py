@@ -146,6 +146,8 @@ class Sample:
     """What the critic expected at each learned token before the update (PPO only)."""
     returns: tuple[float, ...] = ()
     """What it should have expected there (PPO only)."""
+    temperature: float = 1.0
+    """What the logits were divided by when it was drawn, and are again when it is learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,3 +182,5 @@ class Batch:
     """[P] float32, what the critic learns to expect; None outside PPO."""
     samples: tuple[int, ...] = ()
     """Which of the samples given to `pack` each sequence of the stream is."""
+    temperature: float = 1.0
+    """Divides the logits of the whole stream; samples of another temperature go into another one."""

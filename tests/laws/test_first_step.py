@@ -22,7 +22,7 @@ def setting(request, tiny, random_tokens):
     sampling = Sampling(TEMPERATURE, max_tokens=12, stop_ids=(0, 1, 2, 3, 4))
     answers = asyncio.run(LocalEngine(model, EngineConfig(rows=4)).generate(prompt, sampling, n=4))
     samples = [
-        Sample((*prompt, *one.tokens), (False,) * 5 + (True,) * len(one.tokens), advantage=advantage, old=one.logprobs)
+        Sample((*prompt, *one.tokens), (False,) * 5 + (True,) * len(one.tokens), advantage=advantage, old=one.logprobs, temperature=TEMPERATURE)
         for one, advantage in zip(answers, (1.5, -0.5, -0.5, -0.5), strict=True)
     ]
     assert len({len(sample.old) for sample in samples}) > 1
@@ -31,7 +31,7 @@ def setting(request, tiny, random_tokens):
 
 def learned(setting, config: GrpoConfig) -> tuple[dict[str, float], list[torch.Tensor]]:
     model, samples = setting
-    trainer = LocalTrainer(model, TrainerConfig(balance_loss=0.0), steps=1, temperature=TEMPERATURE)
+    trainer = LocalTrainer(model, TrainerConfig(balance_loss=0.0), steps=1)
     (batch,) = pack(samples, 1000)
     metrics = trainer.forward_backward(trainer.with_reference(batch), Grpo(config))
     gradients = [parameter.grad.clone() if parameter.grad is not None else None for parameter in model.parameters()]

@@ -1,6 +1,7 @@
 """Laws 3 and 4: the engine's log-probabilities are the trainer's, and decoding (MLA absorbed) is the plain forward pass."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import torch
@@ -36,7 +37,8 @@ def test_the_engine_and_the_trainer_agree_on_every_token(tiny, random_tokens, fa
 
     samples = samples_of(asyncio.run(ask()), prompts)
     assert [len(sample.old) for sample in samples] == [9] * 3 + [30] + [4] * 5 + [16] * 2
-    trainer = LocalTrainer(model, TrainerConfig(), steps=1, temperature=temperature)
+    samples = [replace(sample, temperature=temperature) for sample in samples]
+    trainer = LocalTrainer(model, TrainerConfig(), steps=1)
     for batch in pack(samples, 64):
         torch.testing.assert_close(trainer.score(batch), batch.old, atol=1e-5, rtol=0)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afterbase.records import Sample
-from afterbase.train.packing import pack
+from afterbase.train.packing import pack, unpacked
 
 BOOLEANS = st.lists(st.lists(st.booleans(), min_size=1, max_size=20), max_size=12)
 
@@ -83,3 +83,17 @@ def test_nothing_to_learn_makes_no_batch():
 def test_log_probabilities_that_miss_a_token_are_our_own_mistake():
     with pytest.raises(AssertionError, match="old holds 1 numbers for 2 learned tokens"):
         pack([Sample((1, 2, 3), (False, True, True), old=(-1.0,))], 10)
+
+
+def test_each_stream_has_one_temperature_and_no_sample_is_lost():
+    """Logits of a stream are divided by one number, so answers drawn at 0.6 and at 1 do not share one."""
+    samples = [Sample((1, 2, 3), (False, True, True), temperature=(1.0, 0.6)[n % 2], old=(float(n),) * 2) for n in range(5)]
+    batches = pack(samples, 100)
+    assert [batch.temperature for batch in batches] == [0.6, 1.0]
+    assert [batch.samples for batch in batches] == [(1, 3), (0, 2, 4)]
+
+
+def test_values_of_a_batch_go_back_to_their_samples():
+    samples = [Sample(tuple(range(n)), (True,) * n, old=tuple(float(n) for _ in range(n - 1))) for n in (3, 1, 5, 2)]
+    found = dict(pair for batch in pack(samples, 6) for pair in unpacked(batch, batch.old))
+    assert found == {0: (3.0, 3.0), 2: (5.0,) * 4, 3: (2.0,)}

@@ -122,7 +122,7 @@ def run_rl(config: RlConfig, run: Run) -> None:
     judge = build(config.rewards)  # first of all: that a compiler is missing is told before a model is loaded
     rounds, updates = config.steps, config.minibatches
     try:
-        session = Session.start(run, config.model, config.trainer, config.saving, rounds, updates, config.sampling.temperature)
+        session = Session.start(run, config.model, config.trainer, config.saving, rounds, updates)
         loop = Loop.open(config, session, judge)
     except BaseException:
         asyncio.run(judge.close())
@@ -277,7 +277,7 @@ def _reference(config: RlConfig) -> LocalTrainer | None:
     if not config.objective.kl:
         return None
     model = load_model(config.model, here().device, torch.float32).requires_grad_(False)
-    return LocalTrainer(model, config.trainer, 1, config.sampling.temperature)
+    return LocalTrainer(model, config.trainer, 1)
 
 
 def _inputs(config: RlConfig) -> dict[str, Path]:

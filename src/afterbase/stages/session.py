@@ -46,7 +46,6 @@ class Session:
         saving: SavingConfig,
         steps: int,
         updates: int = 1,
-        temperature: float = 1.0,
     ) -> Session:
         """Begin from a checkpoint directory or a model made fresh, or go on from the run's own latest checkpoint.
 
@@ -60,7 +59,7 @@ class Session:
         elif latest is not None:
             source = latest[1]
         model, tokenizer = load_pair(source) if isinstance(source, Path) else source()
-        session = cls(run, tokenizer, LocalTrainer(model, trainer, steps * updates, temperature), checkpoints, None, updates)
+        session = cls(run, tokenizer, LocalTrainer(model, trainer, steps * updates), checkpoints, None, updates)
         if final.exists():
             session.trainer.done = session.trainer.steps
         elif latest is not None:

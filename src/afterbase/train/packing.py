@@ -24,7 +24,8 @@ def pack(
     total_tokens, total_sequences = totals or (sum(learned), sum(count > 0 for count in learned))
     order = sorted((place for place, count in enumerate(learned) if count), key=lambda place: -len(samples[place].tokens))
     total_tokens, total_sequences = max(total_tokens, 1), max(total_sequences, 1)
-    groups = _groups(order, [len(sample.tokens) for sample in samples], tokens_per_batch)
+    order.sort(key=lambda place: samples[place].temperature)  # stable: by length within a temperature
+    groups = _groups(order, samples, tokens_per_batch)
     return [_batch([samples[place] for place in group], tuple(group), total_tokens, total_sequences, device) for group in groups]
 
 
@@ -35,15 +36,16 @@ def unpacked(batch: Batch, values: Float[Tensor, "P"]) -> Iterator[tuple[int, tu
         yield sample, tuple(part.tolist())
 
 
-def _groups(order: Iterable[int], lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+def _groups(order: Iterable[int], samples: Sequence[Sample], tokens_per_batch: int) -> list[list[int]]:
     groups: list[list[int]] = []
-    room = 0
+    room, temperature = 0, None
     for place in order:
-        if lengths[place] > room:
+        sample = samples[place]
+        if len(sample.tokens) > room or sample.temperature != temperature:
             groups.append([])
-            room = tokens_per_batch
+            room, temperature = tokens_per_batch, sample.temperature
         groups[-1].append(place)
-        room -= lengths[place]
+        room -= len(sample.tokens)
     return groups
 
 
@@ -78,4 +80,5 @@ def _batch(samples: list[Sample], places: tuple[int, ...], total_tokens: int, to
         values=joined("values"),
         returns=joined("returns"),
         samples=places,
+        temperature=samples[0].temperature,
     )

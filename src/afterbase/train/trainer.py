@@ -46,9 +46,9 @@ class TrainerConfig(Config):
 class LocalTrainer:
     """One model, its optimizer and its routers' loads."""
 
-    def __init__(self, model: Transformer, config: TrainerConfig, steps: int, temperature: float = 1.0) -> None:
-        """`steps` is the length of the schedule; `temperature` divides the logits, as in the sampling that is learned from."""
-        self.model, self.config, self.steps, self.temperature = model, config, steps, temperature
+    def __init__(self, model: Transformer, config: TrainerConfig, steps: int) -> None:
+        """`steps` is the length of the schedule."""
+        self.model, self.config, self.steps = model, config, steps
         self.device = next(model.parameters()).device
         self.optimizer = adamw(model, config.optim)
         self.trace = Trace(config.balance_loss)
@@ -120,7 +120,7 @@ class LocalTrainer:
     def _statistics(self, hidden: Float[Tensor, "T d"], batch: Batch, entropy: Entropy) -> tuple[Tensor, Tensor | None]:
         """Each learned token's log-probability and its distribution's entropy, read one place before it."""
         rows, targets = Take.apply(hidden, batch.picked - 1), batch.tokens[batch.picked]
-        return token_statistics(rows, self.model.lm_head.weight, targets, self.temperature, entropy)
+        return token_statistics(rows, self.model.lm_head.weight, targets, batch.temperature, entropy)
 
     def _ahead(self, hidden: Float[Tensor, "T d"], batch: Batch) -> Float[Tensor, ""]:
         """The mean over depths of the MTP modules' cross-entropy on the learned tokens.  [V3 Eq. 24-25]"""
