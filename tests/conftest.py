@@ -1,5 +1,6 @@
 """Tiny models of every family: small enough to check by eye, random enough that every weight matters."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,8 @@ from afterbase.model.config import ModelConfig
 from afterbase.model.transformer import Transformer
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
 
 COMMON = {
     "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,

@@ -7,7 +7,17 @@ import pytest
 
 from afterbase import lineage
 from afterbase.errors import DataError, StorageError
-from afterbase.lineage import access_error, atomic_directory, digest, fingerprint, storage_error, storing, write_atomic
+from afterbase.lineage import (
+    access_error,
+    atomic_directory,
+    digest,
+    fill_directory,
+    fingerprint,
+    mend_directory,
+    storage_error,
+    storing,
+    write_atomic,
+)
 
 
 def tree(root: Path, **files: str) -> Path:
@@ -91,9 +101,7 @@ def test_write_atomic_replaces_the_whole(tmp_path: Path):
     assert path.read_bytes() == b"new" and os.listdir(path.parent) == ["file.json"]
 
 
-@pytest.mark.parametrize(
-    ("number", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "cannot be written"), (errno.EROFS, "cannot be written")]
-)
+@pytest.mark.parametrize(("number", "said"), [(errno.EACCES, "cannot be written"), (errno.EROFS, "cannot be written")])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch, number: int, said: str, call: str):
     path = tmp_path / "file.json"
@@ -160,3 +168,37 @@ def test_an_existing_directory_is_never_replaced(tmp_path: Path):
     with pytest.raises(StorageError, match="exists already"), atomic_directory(tmp_path / "seven"):
         raise AssertionError("must not be reached")
     assert json.loads((tmp_path / "seven" / "a").read_text()) == 1
+
+
+def test_a_replaced_directory_is_the_old_one_or_the_new_one(tmp_path: Path):
+    def fail(half: Path) -> None:
+        raise ValueError("bug")
+
+    path = tmp_path / "best"
+    fill_directory(path, lambda half: tree(half, a="1"), replace=True)
+    with pytest.raises(ValueError, match="bug"):
+        fill_directory(path, fail, replace=True)
+    assert (path / "a").read_text() == "1"
+    fill_directory(path, lambda half: tree(half, b="2"), replace=True)
+    assert os.listdir(path) == ["b"] and os.listdir(tmp_path) == ["best"]
+    with pytest.raises(StorageError, match="exists already"):
+        fill_directory(path, lambda half: None)
+
+
+def test_a_kill_between_the_two_renames_loses_neither(tmp_path: Path, monkeypatch):
+    path, renamed = tmp_path / "best", os.rename
+    fill_directory(path, lambda half: tree(half, a="1"))
+
+    def once(old, new):
+        renamed(old, new)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lineage.os, "rename", once)
+    with pytest.raises(KeyboardInterrupt):
+        fill_directory(path, lambda half: tree(half, a="2"), replace=True)
+    monkeypatch.undo()
+    assert not path.exists()
+    mend_directory(path)
+    assert (path / "a").read_text() == "1" and os.listdir(tmp_path) == ["best"]
+    mend_directory(path)
+    assert (path / "a").read_text() == "1"

@@ -1,7 +1,7 @@
 """The front door: `afterbase <stage> recipe.toml [key=value ...]`, and every foreseeable failure in one sentence.
 
-Exit codes: 0 done, 1 done and something was found wanting (`check-rewards`), 2 something to correct (told on standard error in one line),
-130 interrupted.
+Exit codes: 0 done, or stopped by SIGTERM with all saved, 1 done and something was found wanting (`check-rewards`, `doctor`), 2 something
+to correct (told on standard error in one line), 130 interrupted.
 torch is imported inside the commands, so that `--help` and a wrong option answer at once.
 """
 
@@ -17,9 +17,9 @@ from typing import Annotated, Any
 import typer
 
 from afterbase import __version__
+from afterbase.config import build, load, nearest
 from afterbase.config import explain as explained
-from afterbase.config import load, nearest
-from afterbase.errors import AfterbaseError, ConfigError
+from afterbase.errors import AfterbaseError, ConfigError, Stopped
 from afterbase.lineage import access_error
 from afterbase.process import prepare
 
@@ -54,8 +54,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise _told(told) from None
         except KeyboardInterrupt as stop:
             where = f" at {stop.__notes__[0]}" if getattr(stop, "__notes__", None) else ""
-            typer.echo(f"interrupted; the same command resumes{where}", err=True)
-            raise typer.Exit(130) from None
+            asked = isinstance(stop, Stopped)
+            typer.echo(f"{f'stopped as asked: {stop}' if asked else 'interrupted'}; the same command resumes{where}", err=True)
+            raise typer.Exit(0 if asked else 130) from None
 
     return safe
 
@@ -116,16 +117,40 @@ def _stage_command(name: str) -> Callable[..., None]:
     return command
 
 
+def _rl_command(
+    recipe: Annotated[Path | None, typer.Argument(help="A TOML file, such as one of recipes/; none with --model and --data.")] = None,
+    overrides: Overrides = None,
+    model: Annotated[Path | None, typer.Option(help="The checkpoint directory to start from.", show_default=False)] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Questions: .jsonl, .json, .csv or .parquet; columns are found by name.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run directory; runs/<recipe's name> or runs/rl-<data's name>.")] = None,
+) -> None:
+    from afterbase.stages.registry import stage_kind
+    from afterbase.stages.rl_defaults import choose
+    from afterbase.stages.run import run_stage
+
+    kind = stage_kind("rl")
+    settings = overrides or []
+    if recipe and "=" in str(recipe) and not recipe.exists():  # key=value where a recipe could stand
+        recipe, settings = None, [str(recipe), *settings]
+    chosen = choose(recipe, settings, model, data)
+    config = build(kind.config, chosen.table, str(recipe) if recipe else "command line")
+    if chosen.said:
+        typer.echo(chosen.said, err=True)
+    typer.echo(f"rl is done: {run_stage('rl', kind, config, out or Path('runs') / chosen.name)}")
+
+
 STAGE_HELP = {
     "pretrain": "Train a base model from nothing on packed, isolated documents.",
     "sft": "Fine-tune a model on conversations.",
-    "rl": "Reinforcement learning with GRPO.",
+    "rl": "Reinforcement learning with GRPO: from a recipe, or from --model and --data alone.",
     "curate": "Sample several answers to each problem and keep the good ones as training data.",
     "evaluate": "Ask checkpoints held-out questions and count.",
 }
 for _name, _help in STAGE_HELP.items():
     app.command(_name, help=f"{_help}\n\nEvery key of its recipe: afterbase explain {_name}.", short_help=_help)(
-        guarded(_stage_command(_name))
+        guarded(_rl_command if _name == "rl" else _stage_command(_name))
     )
 
 
@@ -148,6 +173,23 @@ def check_rewards(
     from afterbase.stages.check_rewards import run_check_rewards
 
     if not run_check_rewards(data, overrides or [], rewards=rewards, report=report, say=typer.echo):
+        raise typer.Exit(1)
+
+
+@app.command()
+@guarded
+def doctor(
+    run: Annotated[Path, typer.Argument(help="A run's directory, or a pipeline's.", metavar="RUN", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    examples: Annotated[int, typer.Option(min=0, help="Rollouts quoted for a symptom that shows in them.")] = 2,
+) -> None:
+    """Say in words why learning stalled, with figures and settings to try.
+
+    Exit code 0 when nothing is wrong, 1 when a symptom was found, 2 when RUN is no run.
+    """
+    from afterbase.stages.doctor import run_doctor
+
+    if not run_doctor(run, as_json=as_json, examples=examples):
         raise typer.Exit(1)
 
 

@@ -39,6 +39,18 @@ def here() -> Place:
     return Place(rank, world, local_rank, torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu"))
 
 
+def summed(counts: tuple[int, ...]) -> tuple[int, ...]:
+    """Each count summed over the processes that train together; as it is where this process trains alone."""
+    import torch
+
+    together = torch.distributed
+    if not together.is_available() or not together.is_initialized():
+        return counts
+    totals = torch.tensor(counts, device="cuda" if together.get_backend() == "nccl" else "cpu")
+    together.all_reduce(totals)
+    return tuple(totals.tolist())
+
+
 def _from_environment(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdecimal():

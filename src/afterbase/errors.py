@@ -23,3 +23,18 @@ class StorageError(AfterbaseError):
 
 class EngineError(AfterbaseError):
     """The engine cannot serve a request, for example because it is longer than the context."""
+
+
+class FullDisk(StorageError):
+    """There is no room left on the disk; the same write succeeds once there is."""
+
+
+class LearningError(AfterbaseError):
+    """Update after update gave numbers that nothing can be learned from."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The process was asked to stop and has done so in good order; its text says how far it came. The command line exits with 0.
+
+    It passes through everything that Ctrl-C passes through, `except Exception` and asyncio's loop among them.
+    """

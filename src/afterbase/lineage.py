@@ -1,4 +1,7 @@
-"""What went in and what came out: content hashes to follow a result back, and writes that happen whole or not at all."""
+"""What went in and what came out: content hashes to follow a result back, and writes that happen whole or not at all.
+
+`write_atomic`, `append` and `fill_directory` wait while the disk is full; whatever else refuses a write is an error at once.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from afterbase.errors import AfterbaseError, DataError, StorageError
+from afterbase.errors import AfterbaseError, DataError, FullDisk, StorageError
+from afterbase.room import with_room
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -47,12 +51,17 @@ def fingerprint(value: Any) -> str:
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, a kill or a full disk finds the old content or the new one, never a part."""
+    data = content.encode() if isinstance(content, str) else content
+    with_room(lambda: _write_once(path, data), path)
+
+
+def _write_once(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -63,15 +72,57 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         sync_dir(path.parent)
 
 
+def append(path: Path, text: str) -> None:
+    """Add to the end of a file; where that fails the file stays what it was."""
+    content = text.encode()
+    with_room(lambda: _append_once(path, content), path)
+
+
+def _append_once(path: Path, content: bytes) -> None:
+    with storing(path), path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            while content:
+                content = content[os.write(file.fileno(), content) :]
+        except BaseException:
+            os.ftruncate(file.fileno(), before)
+            raise
+
+
+def fill_directory(path: Path, fill: Callable[[Path], None], replace: bool = False) -> None:
+    """Make a directory that `fill` fills, whole or not at all; with `replace` it takes the place of the one that is there.
+
+    A kill between the two renames of a replacement leaves the old one under a hidden name: `mend_directory` takes it back.
+    """
+    old = path.with_name(f".{path.name}.old")
+
+    def attempt() -> None:
+        if replace and path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        with atomic_directory(path, old if replace else None) as half:
+            fill(half)
+
+    with_room(attempt, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def mend_directory(path: Path) -> None:
+    """Take back what a kill in the middle of a replacement left without its name."""
+    old = path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        os.rename(old, path)
+
+
 @contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path, old: Path | None = None) -> Iterator[Path]:
     """A fresh directory beside `path` to fill; it becomes `path` when the block succeeds and vanishes when it fails.
 
-    What killed attempts left is removed first, so one directory must have one writer at a time (a run's lock sees to that).
+    What stands at `path` already is renamed to `old`, or without `old` refused. What killed attempts left is removed first, so one
+    directory must have one writer at a time (a run's lock sees to that).
     """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     with storing(path):
-        if path.exists():
+        if path.exists() and old is None:
             raise StorageError(f"{path} exists already and is not overwritten; move it away or choose another place")
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(f".{path.name}.tmp-*"):
@@ -84,6 +135,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
                     sync(file)
                 for parent, _, _ in os.walk(temporary):
                     sync_dir(Path(parent))
+                if old is not None and path.exists():
+                    os.rename(path, old)
                 os.rename(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -154,8 +207,8 @@ def access_error(error: OSError) -> AfterbaseError | None:
     return StorageError(f"{place} cannot be read or written ({os.strerror(error.errno)}); {KEPT}; {_remedy(error)}")
 
 
-def _disk_is_full(place: Path) -> StorageError:
-    return StorageError(f"the disk is full: {place} was not written, {KEPT}; free some space and run the same command again")
+def _disk_is_full(place: Path) -> FullDisk:
+    return FullDisk(f"the disk is full: {place} was not written, {KEPT}; free some space and run the same command again")
 
 
 def _remedy(error: OSError) -> str:

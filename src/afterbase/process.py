@@ -1,4 +1,7 @@
-"""How this process treats its memory and threads on a CPU; said before torch is imported, which reads some of it only then."""
+"""How this process treats its memory, its threads and the order of its sums.
+
+What `prepare` sets is said before torch is imported, which reads some of it only then.
+"""
 
 from __future__ import annotations
 
@@ -27,3 +30,15 @@ def prepare() -> None:
         if mallopt is not None:
             mallopt(MMAP_THRESHOLD, LARGEST)
             mallopt(TRIM_THRESHOLD, KEPT)
+
+
+def make_deterministic() -> None:
+    """Make every operation of this process give the same bits each time, or refuse: slower, and what a bitwise resume on a GPU needs.
+
+    Called before the first matrix product on a GPU. On a CPU results are the same each time anyway, for one number of threads.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False

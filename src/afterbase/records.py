@@ -86,6 +86,17 @@ class Completion:
     """Why it ended: a stop id or string, the token limit, or a failure."""
     own: tuple[bool, ...] = ()
     """Which tokens the model drew itself: the only ones that are learned. Empty means all of them."""
+    turns: int = 1
+    """How often the model spoke, with a reply of the environment in between."""
+    tool_failures: int = 0
+    """How often the environment's machine failed: a fault of ours, never of the model."""
+    reason: str = ""
+    """Why it failed, for a human."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens the model drew itself."""
+        return sum(self.own) if self.own else len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +127,8 @@ class Rollout:
     """The completion as text, special tokens left out; thinking tags are kept."""
     score: Score | None = None
     """None until judged."""
+    seed: int = 0
+    """Of its group's draws: with the prompt and its place in the group, the same weights draw it again."""
 
     def judged(self, score: Score) -> Rollout:
         """The same rollout with its score."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from afterbase.errors import DataError
-from afterbase.lineage import storing, write_atomic
+from afterbase.lineage import append, storing, write_atomic
 
 NAME = re.compile(r"[^/\s]+/[^/\s]+/[^/\s]+")
 
@@ -34,11 +34,11 @@ class Tracker:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line of metrics; keys are sorted and floats keep every digit."""
-        _append(self.metrics, _line(step, metrics))
+        append(self.metrics, _line(step, metrics))
 
     def time(self, step: int, timings: Mapping[str, float]) -> None:
         """Append one line of wall-clock numbers: seconds and rates, which no two runs share."""
-        _append(self.timings, _line(step, timings))
+        append(self.timings, _line(step, timings))
 
     def rewind(self, step: int) -> None:
         """Drop every line of this step and later, as a resume from the checkpoint of `step` needs."""
@@ -83,19 +83,6 @@ def _number(value: Any) -> int | float | None:
         return value
     number = float(value)
     return number if math.isfinite(number) else None
-
-
-def _append(path: Path, line: str) -> None:
-    """Add a line; when the disk is full the file goes back to what it was."""
-    content = line.encode()
-    with storing(path), path.open("ab", buffering=0) as file:
-        before = file.tell()
-        try:
-            while content:
-                content = content[os.write(file.fileno(), content) :]
-        except OSError:
-            os.ftruncate(file.fileno(), before)
-            raise
 
 
 def _drop_half_line(path: Path) -> None:

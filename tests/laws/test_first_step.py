@@ -22,7 +22,9 @@ def setting(request, tiny, random_tokens):
     sampling = Sampling(TEMPERATURE, max_tokens=12, stop_ids=(0, 1, 2, 3, 4))
     answers = asyncio.run(LocalEngine(model, EngineConfig(rows=4)).generate(prompt, sampling, n=4))
     samples = [
-        Sample((*prompt, *one.tokens), (False,) * 5 + (True,) * len(one.tokens), advantage=advantage, old=one.logprobs, temperature=TEMPERATURE)
+        Sample(
+            (*prompt, *one.tokens), (False,) * 5 + (True,) * len(one.tokens), advantage=advantage, old=one.logprobs, temperature=TEMPERATURE
+        )
         for one, advantage in zip(answers, (1.5, -0.5, -0.5, -0.5), strict=True)
     ]
     assert len({len(sample.old) for sample in samples}) > 1
@@ -39,14 +41,13 @@ def learned(setting, config: GrpoConfig) -> tuple[dict[str, float], list[torch.T
     return metrics, gradients
 
 
-@pytest.mark.parametrize("ratio", ["token", "sequence"])
+@pytest.mark.parametrize("ratio", ["token", "sequence", "gspo"])
 def test_ratio_is_one_and_nothing_is_clipped(setting, ratio):
     metrics, _ = learned(setting, GrpoConfig(ratio=ratio, kl=0.5))
     assert metrics["train/ratio/mean"] == pytest.approx(1.0, abs=1e-4)
     assert metrics["train/clip_fraction/mean"] == 0.0
     assert metrics["train/reference_kl/mean"] == pytest.approx(0.0, abs=1e-9)
-    if ratio == "token":
-        assert metrics["train/policy_kl/mean"] == pytest.approx(0.0, abs=1e-9)
+    assert metrics["train/policy_kl/mean"] == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +56,12 @@ def test_ratio_is_one_and_nothing_is_clipped(setting, ratio):
         (GrpoConfig(kl=0.5), lambda tokens, total: 1 / total),
         (GrpoConfig(kl=0.5, average="sequence"), lambda tokens, total: 1 / tokens / 4),
         (GrpoConfig(kl=0.5, ratio="sequence"), lambda tokens, total: 1 / 4),
+        (GrpoConfig(kl=0.5, ratio="gspo"), lambda tokens, total: 1 / tokens / 4),
+        (GrpoConfig(kl=0.5, average="constant", constant_length=12), lambda tokens, total: 1 / 12 / 4),
+        (GrpoConfig(kl=0.5, surrogate="cispo", kl_estimator="k2"), lambda tokens, total: 1 / total),
+        (GrpoConfig(kl=0.5, surrogate="plain", kl_estimator="unbiased"), lambda tokens, total: 1 / total),
     ],
-    ids=["token", "token, sequence mean", "sequence"],
+    ids=["token", "token, sequence mean", "sequence", "gspo", "constant", "cispo", "plain"],
 )
 def test_its_gradient_is_the_plain_policy_gradient(setting, config, share):
     """grad of -sum_i A_i log pi(o_i) times each token's share; the KL term has a minimum there and adds nothing."""

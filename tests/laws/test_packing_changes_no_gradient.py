@@ -18,6 +18,7 @@ OBJECTIVES = {
     "token ratio": Grpo(GrpoConfig(kl=0.1)),
     "token ratio, sequence mean": Grpo(GrpoConfig(kl=0.1, average="sequence")),
     "sequence ratio": Grpo(GrpoConfig(kl=0.1, ratio="sequence")),
+    "length-normalized ratio, constant length": Grpo(GrpoConfig(ratio="gspo", average="constant", constant_length=8, entropy=0.1)),
 }
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from afterbase.objective.grpo import Grpo, GrpoConfig
-from afterbase.objective.kl import k3
 from afterbase.records import Sample
 from afterbase.train.packing import pack
 
@@ -102,7 +102,7 @@ def test_batches_of_one_step_add_up(config):
     ("ratio", "advantage", "gradient"),
     [(1.5, 1.0, 0.0), (0.5, 1.0, -0.5), (1.5, -1.0, 1.5), (0.5, -1.0, 0.0), (1.1, 1.0, -1.1), (0.9, -1.0, 0.9)],
 )
-@pytest.mark.parametrize("kind", ["token", "sequence"])
+@pytest.mark.parametrize("kind", ["token", "sequence", "gspo"])
 def test_the_clip_holds_back_only_what_went_too_far(ratio, advantage, gradient, kind):
     """With epsilon 0.2: a good token already up by half gains no more, a bad one already halved sinks no more; the way back is open."""
     (batch,) = pack([Sample((1, 2), (False, True), advantage=advantage, old=(0.0,))], 10)
@@ -124,6 +124,102 @@ def test_clip_high_moves_the_upper_end_only():
     assert logprobs.grad.tolist() == pytest.approx([-0.75, 0.0])
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "gradient"), [(2.5, -1.0, 2.5), (3.5, -1.0, 0.0), (3.5, 1.0, 0.0), (1.1, 1.0, -1.1), (0.5, -1.0, 0.0)]
+)
+def test_dual_clip_bounds_what_a_bad_token_that_ran_away_can_do(ratio, advantage, gradient):
+    """With c = 3 a bad token of ratio 3.5 pushes no more; everything else is as without."""
+    (batch,) = pack([Sample((1, 2), (False, True), advantage=advantage, old=(0.0,))], 10)
+    logprob = torch.tensor([math.log(ratio)], requires_grad=True)
+    loss, metrics = Grpo(GrpoConfig(dual_clip=3))(logprob, batch)
+    loss.backward()
+    assert logprob.grad.item() == pytest.approx(gradient)
+    assert metrics["train/clip_fraction/mean"] == (1.0 if gradient == 0 else 0.0)
+
+
+def test_cispo_clips_the_weight_and_never_the_gradient():
+    """Ratios of 1/2, 1.1 and 2 between bounds of 0 and 1.2: each token's gradient is its weight times its advantage."""
+    samples = [Sample((1, 2), (False, True), advantage=advantage, old=(0.0,)) for advantage in (-1.0, 2.0, 1.0)]
+    (batch,) = pack(samples, 10)
+    logprobs = torch.tensor([0.5, 1.1, 2.0]).log().requires_grad_()
+    loss, metrics = Grpo(GrpoConfig(surrogate="cispo", clip=1, clip_high=0.2))(logprobs, batch)
+    loss.backward()
+    assert (logprobs.grad * 3).tolist() == pytest.approx([0.5, -2.2, -1.2])
+    assert metrics["train/clip_fraction/mean"] == pytest.approx(1 / 3)
+
+
+def test_an_answers_ratio_is_the_product_or_the_geometric_mean_of_its_tokens():
+    """Ratios of 2 and 8: 16 together (Eq. 26), 4 in the geometric mean (GSPO); the 3 of another answer is its own."""
+    samples = [Sample((1, 2, 3), (False, True, True), old=(0.0, 0.0)), Sample((1, 2), (False, True), old=(0.0,))]
+    (batch,) = pack(samples, 10)
+    logprobs = torch.tensor([2.0, 8.0, 3.0]).log()
+    means = [Grpo(GrpoConfig(ratio=ratio))(logprobs, batch)[1]["train/ratio/mean"] for ratio in ("token", "sequence", "gspo")]
+    assert [3 * mean for mean in means] == pytest.approx([2 + 8 + 3, 16 + 16 + 3, 4 + 4 + 3], rel=1e-5)
+
+
+def test_a_constant_length_divides_every_answer_alike():
+    """Answers of 3 tokens and 1 token as if each were 4 long: 3/4 and 1/4 of a half each."""
+    samples = [Sample((1,) * 4, (False, True, True, True), advantage=1.0, old=(0.0,) * 3), Sample((1, 1), (False, True), old=(0.0,))]
+    (batch,) = pack(samples, 10)
+    loss, _ = Grpo(GrpoConfig(average="constant", constant_length=4))(torch.zeros(4), batch)
+    assert loss.item() == pytest.approx(-3 / 8)
+
+
+def test_the_bonus_is_the_weighed_mean_entropy():
+    """Entropies of 1, 2 and 3 nats and a weight of 1/2: the loss is lower by 1."""
+    (batch,) = pack([Sample((1, 2, 3, 4), (False, True, True, True), old=(0.0,) * 3)], 10)
+    objective = Grpo(GrpoConfig(entropy=0.5))
+    loss, metrics = objective(torch.zeros(3), batch, torch.tensor([1.0, 2.0, 3.0]))
+    assert loss.item() == pytest.approx(-1.0) and metrics["train/entropy/mean"] == 2.0
+    assert objective.entropy == "learned" and Grpo(GrpoConfig()).entropy == "measured"
+
+
+def test_what_is_measured_depends_on_what_is_given():
+    """No entropy, reference or behaviour: no such numbers; with them they are there, weight or no weight."""
+    plain = Sample((1, 2, 3), (False, True, True), old=(-1.0, -2.0))
+    rich = replace(plain, reference=(-1.0, -2.0), behaviour=(-1.5, -2.25))
+    always = {"train/ratio/mean", "train/clip_fraction/mean", "train/policy_kl/mean"}
+    (batch,), (fuller,) = pack([plain], 10), pack([rich], 10)
+    logprobs = torch.tensor([-1.0, -2.0])
+    assert Grpo(GrpoConfig())(logprobs, batch)[1].keys() == always
+    found = Grpo(GrpoConfig())(logprobs, fuller, torch.ones(2))[1]
+    assert found.keys() - always == {
+        "train/reference_kl/mean",
+        "train/entropy/mean",
+        "train/logprob_gap/mean",
+        "train/logprob_gap/max",
+    }
+    assert found["train/logprob_gap/mean"] == 0.375 and found["train/logprob_gap/max"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"average": "constant"}, "needs constant_length"),
+        ({"constant_length": 5}, "used by average='constant' only"),
+        ({"ratio": "sequence", "average": "token"}, "one term per output"),
+        ({"ratio": "sequence", "average": "constant", "constant_length": 5}, "one term per output"),
+        ({"ratio": "sequence", "surrogate": "cispo"}, "take ratio='token' or 'gspo'"),
+        ({"surrogate": "cispo", "dual_clip": 3}, "surrogate='cispo' leave it out"),
+        ({"surrogate": "plain", "dual_clip": 3}, "surrogate='plain' leave it out"),
+        ({"surrogate": "plain", "clip_high": 0.3}, "does not clip"),
+        ({"kl_in": "reward", "kl_estimator": "unbiased"}, "take 'k1' or 'k3'"),
+        ({"correction": {"low": 2.0, "high": 2.0}}, "not below high=2"),
+        ({"dual_clip": 1.0}, "greater than 1"),
+    ],
+)
+def test_what_cannot_stand_together_is_refused_in_words(knobs, said):
+    with pytest.raises(ValidationError, match=said):
+        GrpoConfig(**knobs)
+
+
+def test_the_config_says_who_needs_a_reference():
+    """Of (needs one, takes it off rewards, pulls answers of advantage 0)."""
+    cases = [{}, {"kl": 0.1}, {"kl": 0.1, "kl_in": "reward"}, {"kl_in": "reward"}, {"entropy": 0.1}]
+    found = [(c.needs_reference, c.penalizes_rewards, c.pulls_without_advantage) for c in (GrpoConfig(**case) for case in cases)]
+    assert found == [(False, False, False), (True, False, True), (True, True, False), (False, False, False), (False, False, True)]
+
+
 def test_token_and_sequence_means_differ_by_length_only():
     """Answers of 3 tokens and 1 token with A = 1 and ratio 1: by token 3/4 and 1/4 of the pull, by sequence half and half."""
     samples = [
@@ -137,19 +233,6 @@ def test_token_and_sequence_means_differ_by_length_only():
         Grpo(GrpoConfig(average=average))(logprobs, batch)[0].backward()
         pulls.append([-logprobs.grad[:3].sum().item(), -logprobs.grad[3].item()])
     assert pulls[0] == pytest.approx([0.75, 0.25]) and pulls[1] == pytest.approx([0.5, 0.5])
-
-
-def test_k3_is_never_negative_and_zero_only_when_equal():
-    """pi_ref/pi of 2, 1 and 1/2 give 2 - ln 2 - 1, 0 and 1/2 + ln 2 - 1."""
-    values = k3(torch.tensor([0.0, 0.0, 0.0]), torch.tensor([math.log(2), 0.0, -math.log(2)]))
-    assert values.tolist() == pytest.approx([1 - math.log(2), 0.0, math.log(2) - 0.5], abs=1e-6)
-
-
-def test_k3_estimates_the_divergence_without_bias():
-    """Its mean under pi is KL(pi || pi_ref), here 0.75 ln(0.75/0.5) + 0.25 ln(0.25/0.5)."""
-    policy, reference = torch.tensor([0.75, 0.25]), torch.tensor([0.5, 0.5])
-    mean = (policy * k3(policy.log(), reference.log())).sum()
-    assert mean.item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["token", "sequence"])

@@ -9,9 +9,11 @@ import pytest
 from afterbase.config import build
 from afterbase.errors import AfterbaseError, ConfigError
 from afterbase.prompts.source import held_out, open_mixture
-from afterbase.records import Completion, Message, Prompt, Rollout, Sampling, Score
+from afterbase.records import Completion, Message, Prompt, Rollout, Score
+from afterbase.stages.asking import Asker
 from afterbase.stages.held_out import HeldOut, HeldOutConfig, open_questions
-from afterbase.stages.rl import Loop, RlConfig
+from afterbase.stages.rl import seed
+from afterbase.stages.rl_config import RlConfig
 from afterbase.stages.rl_metrics import held_out_metrics
 from afterbase.stages.run import Lock, Run
 from afterbase.track import read_metrics
@@ -22,10 +24,6 @@ VARIED = {"domains": {"default": [{"kind": "length", "ngram": 1, "tolerance": 0.
 
 def rl_config(**changes) -> RlConfig:
     return build(RlConfig, {"model": "m", "prompts": [FACTS], **changes}, "recipe")
-
-
-def loop(**changes) -> Loop:
-    return Loop(rl_config(**changes), None, None, None, None, None, None)
 
 
 def questions(config: RlConfig) -> list[str]:
@@ -79,9 +77,9 @@ def test_the_numbers_of_an_evaluation_by_hand(documented):
 
 
 def test_evaluation_comes_with_the_first_round_every_few_and_the_last():
-    asked = HeldOut(HeldOutConfig(every=3), (Prompt("p", (Message("user", "?"),)),), 8, Sampling(), 0.2)
+    asked = HeldOut(HeldOutConfig(every=3), (Prompt("p", (Message("user", "?"),)),), 8, None, 0, 0.2)
     assert [step for step in range(8) if asked.due(step)] == [0, 3, 6, 7]
-    assert not HeldOut(HeldOutConfig(every=3), (), 8, Sampling(), 0.2).due(0)
+    assert not HeldOut(HeldOutConfig(every=3), (), 8, None, 0, 0.2).due(0)
 
 
 @pytest.mark.parametrize(("temperature", "drawn"), [(None, 0.7), (0.0, 0.0)])
@@ -91,15 +89,15 @@ def test_answers_are_drawn_as_in_training_but_from_seeds_of_their_own(tmp_path, 
         return [rollout("correct")]
 
     prompts = tuple(Prompt(str(n), (Message("user", "?"),)) for n in range(3))
-    training, asked = loop(seed=5, sampling={"temperature": 0.7, "max_tokens": 9, "stop": ["."]}), []
-    room = HeldOut(HeldOutConfig(temperature=temperature), prompts, 5, training.config.sampling.sampling(5 << 40), 0.2)
+    training, asked = rl_config(seed=5, sampling={"temperature": 0.7, "max_tokens": 9, "stop": ["."]}), []
+    room = HeldOut(HeldOutConfig(temperature=temperature), prompts, 5, Asker(training, None, None, None).sampling, 5 << 40, 0.2)
     with Run(tmp_path, Lock(tmp_path)) as run:
         for step in (0, 0, 1):
             asyncio.run(room.evaluate(step, judged, run))
     assert {(draw.temperature, draw.max_tokens, draw.stop, n) for draw, n in asked} == {(drawn, 9, (".",), 1)}
     seeds = [draw.seed for draw, _ in asked]
     assert seeds[:3] == seeds[3:] and len(set(seeds)) == 3
-    assert not set(seeds) & {training.seed(step, number) for step in (0, 1, 4, 5, 100_000) for number in range(3)}
+    assert not set(seeds) & {seed(training, step, number) for step in (0, 1, 4, 5, 100_000) for number in range(3)}
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from afterbase.objective.grpo import Grpo, GrpoConfig
 from afterbase.records import Completion, Message, Prompt, Rollout, Sample, Sampling, Score
 from afterbase.rewards.length import LengthPart
 from afterbase.stages import rl
-from afterbase.stages.rl import Loop, RlConfig
+from afterbase.stages.learning import GrpoLearning
+from afterbase.stages.rl_config import RlConfig
 from afterbase.stages.rl_metrics import rollout_metrics
 from afterbase.stages.session import Session, load_pair
 from afterbase.text.chat import prompt_tokens
@@ -64,20 +66,20 @@ def test_too_many_failed_verdicts_stop_the_run_in_words():
         rollout_metrics(GROUPS, max_errors=0.2)
 
 
-def loop(**changes) -> Loop:
+def learning(**changes) -> GrpoLearning:
     config = build(RlConfig, {"model": "m", "prompts": [{"kind": "jsonl", "path": "p"}], "prompts_per_step": 2, **changes}, "recipe")
-    return Loop(config, None, None, None, None, None, None)
+    return GrpoLearning(config, None, None, lambda part: nullcontext())
 
 
 def test_a_failed_verdict_is_masked_and_moves_nobody_elses_advantage():
     failed = [rollout(1.0), rollout(0.0, "wrong"), rollout(0.0, "error")]
-    (samples,), metrics = loop().samples([failed])
+    (samples,), metrics = learning().samples([failed])
     assert [sample.advantage for sample in samples] == [1.0, -1.0]
     assert metrics == {"train/equal_groups/fraction": 0.0, "train/group_spread/mean": 0.5}
 
 
 def test_a_sample_learns_the_answer_and_not_the_prompt():
-    ((sample, _),), _ = loop().samples([[rollout(1.0, tokens=2), rollout(0.0, "wrong")]])
+    ((sample, _),), _ = learning().samples([[rollout(1.0, tokens=2), rollout(0.0, "wrong")]])
     assert sample.tokens == (5, 6, 7, 7) and sample.learn == (False, False, True, True) and sample.old == (-1.0, -1.0)
 
 
@@ -99,11 +101,11 @@ def exact(monkeypatch):
 
 def updated(model, samples: list[Sample], **changes) -> tuple[LocalTrainer, dict[str, float]]:
     """A trainer with the gradient and the routers' loads of one round of two minibatches, not yet stepped."""
-    part = loop(minibatches=2, **changes)
+    part = learning(minibatches=2, **changes)
     trainer = LocalTrainer(model, part.config.trainer, 1)
     trainer.step = dict  # leaves the gradient where it can be seen
     part.session = Session(None, None, trainer, None, None)
-    return trainer, part.update([samples[:2], samples[2:]])
+    return trainer, part.update(0, [samples[:2], samples[2:]])
 
 
 def whole(model, samples: list[Sample], config: TrainerConfig, objective: GrpoConfig) -> LocalTrainer:
@@ -152,7 +154,7 @@ def test_a_minibatch_without_gradient_pulls_no_mean_down(dense):
 def test_a_round_whose_verdicts_all_failed_teaches_nothing_where_that_is_allowed(dense):
     groups = [[rollout(0.0, "error"), rollout(0.0, "error")] for _ in range(2)]
     assert "train/reward/mean" not in rollout_metrics(groups, max_errors=1.0)
-    samples, metrics = loop().samples(groups)
+    samples, metrics = learning().samples(groups)
     assert samples == [[], []] and metrics == {"train/equal_groups/fraction": 1.0, "train/group_spread/mean": 0.0}
     trainer, metrics = updated(load_pair(dense)[0], [])
     assert metrics == {"train/learned_tokens/count": 0.0} and all(each.grad is None for each in trainer.model.parameters())

@@ -1,7 +1,10 @@
 """One trainer: its optimizer, its clipping, its routing biases, and going on as if never stopped."""
 
 import copy
+import random
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +12,8 @@ from afterbase.model.checkpoint import load_model, save_model
 from afterbase.model.moe import Router
 from afterbase.objective.likelihood import Likelihood
 from afterbase.records import Sample
+from afterbase.train.bad_batches import KEPT, keep_bad_batches
+from afterbase.train.generators import generators, restore_generators, seed_generators
 from afterbase.train.optim import OptimConfig, adamw
 from afterbase.train.packing import pack
 from afterbase.train.schedule import ScheduleConfig
@@ -172,3 +177,89 @@ def test_bfloat16_arithmetic_keeps_float32_weights_and_gradients(tiny, random_to
     metrics = trainer.forward_backward(batch, Likelihood())
     assert metrics["train/loss/mean"] == pytest.approx(-exact.mean().item(), rel=0.05)
     assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
+
+
+def everything(trainer):
+    """All that a step may change: weights, routing biases and the optimizer's moments."""
+    moments = [tensor for state in trainer.optimizer.state.values() for tensor in state.values()]
+    return [tensor.clone() for tensor in (*trainer.model.state_dict().values(), *moments)]
+
+
+class Spoiled:
+    """The likelihood with something added to its loss; its gradient stays finite where the addition has none."""
+
+    entropy = "unused"
+
+    def __init__(self, addition):
+        self.addition = addition
+
+    def __call__(self, logprobs, batch, entropy=None):
+        loss, metrics = Likelihood()(logprobs, batch)
+        return loss + self.addition(logprobs), metrics
+
+
+SPOILED = {
+    "loss nan, gradient finite": lambda logprobs: torch.tensor(torch.nan),
+    "loss infinite, gradient finite": lambda logprobs: torch.tensor(torch.inf),
+    "loss finite, gradient nan": lambda logprobs: (logprobs * 0).abs().sqrt().sum(),
+    "both": lambda logprobs: logprobs.sum() * torch.inf,
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_what_is_not_finite_changes_nothing_at_all_and_is_counted(tiny, random_tokens, how):
+    """One spoiled batch of two: weights, routing biases and moments are those of before, and the next step learns again."""
+    trainer = LocalTrainer(tiny("deepseek_v3"), TrainerConfig(balance_speed=0.25, optim=OptimConfig(schedule=STEADY)), steps=4)
+    train(trainer, random_tokens, 1)
+    before, batches = everything(trainer), pack(samples_of(random_tokens), 12)
+    for batch, objective in zip(batches, (Likelihood(), Spoiled(SPOILED[how])), strict=True):
+        trainer.forward_backward(batch, objective)
+    assert trainer.step()["train/skipped_updates/count"] == 1 and (trainer.skipped, trainer.done) == (1, 2)
+    assert all(torch.equal(one, other) for one, other in zip(before, everything(trainer), strict=True))
+    assert len(trainer.judged) == 2 and bool(trainer.judged[0].isfinite())
+    trainer.forward_backward(batches[0], Likelihood())
+    assert "train/skipped_updates/count" not in trainer.step() and trainer.skipped == 0
+    assert not torch.equal(before[0], everything(trainer)[0])
+
+
+def test_skipped_updates_in_a_row_are_counted_over_a_resume(tiny, random_tokens):
+    trainer = LocalTrainer(tiny("qwen2"), TrainerConfig(), steps=9)
+    (batch,) = pack(samples_of(random_tokens), 100)
+    for _ in range(2):
+        trainer.forward_backward(batch, Spoiled(SPOILED["both"]))
+        trainer.step()
+    again = LocalTrainer(tiny("qwen2"), TrainerConfig(), steps=9)
+    again.restore(trainer.state())
+    assert (again.skipped, again.done) == (2, 2)
+
+
+def test_a_bad_batch_is_kept_to_be_looked_at(random_tokens, tmp_path):
+    (batch,) = pack(samples_of(random_tokens), 100)
+    batch = replace(batch, advantages=torch.full_like(batch.weights, 3.0), old=torch.full_like(batch.weights, -torch.inf))
+    path = keep_bad_batches(tmp_path, 7, [batch], [torch.tensor(torch.nan)], 2.5)
+    kept = torch.load(path, weights_only=True)
+    assert path.name == "000007.pt" and (kept["update"], kept["gradient_norm"]) == (7, 2.5)
+    (row,) = kept["batches"]
+    assert row["loss"] != row["loss"] and sorted(row["lengths"]) == [5, 7, 9] and torch.equal(row["tokens"], batch.tokens)
+    assert row["advantages"].unique().tolist() == [3.0] and bool(row["old"].isinf().all())
+
+
+def test_only_the_latest_bad_batches_stay(random_tokens, tmp_path):
+    (batch,) = pack(samples_of(random_tokens), 100)
+    for update in range(KEPT + 2):
+        keep_bad_batches(tmp_path, update, [batch], [torch.tensor(1.0)], 1.0)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == [f"{update:06d}" for update in range(2, KEPT + 2)]
+
+
+def test_every_generator_goes_on_where_it_stood(tmp_path):
+    def drawn():
+        return random.random(), random.gauss(0, 1), float(np.random.rand()), float(np.random.randn()), float(torch.rand(()))
+
+    seed_generators(3)
+    first = drawn()  # leaves half a pair of normal numbers in Python's generator and in numpy's
+    torch.save(generators(), tmp_path / "state.pt")
+    second = drawn()
+    seed_generators(3)
+    assert drawn() == first
+    restore_generators(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert drawn() == second != first

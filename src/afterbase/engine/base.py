@@ -13,6 +13,9 @@ from afterbase.records import Completion, Sampling
 class Engine(Protocol):
     """Samples from a model, wherever it runs."""
 
+    room: int
+    """Longest prompt plus completion in tokens."""
+
     async def generate(self, prompt: Sequence[int], sampling: Sampling, n: int = 1) -> list[Completion]:
         """n completions of one prompt, whose cache they share."""
 

@@ -12,34 +12,35 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from afterbase.engine.cuda import has_triton
 from afterbase.model.native import KINDS, kernels_for
 
 _WORD = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX = (30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)
+GOLDEN = 0x9E3779B97F4A7C15
+MIX = (30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)
 
 
 def row_key(seed: int, sample: int) -> int:
     """The 63-bit stream of sample number `sample` of a request with this seed."""
-    return _mixed_word(_mixed_word(seed & (_WORD >> 1)) + sample * _GOLDEN) & (_WORD >> 1)
+    return _mixed_word(_mixed_word(seed & (_WORD >> 1)) + sample * GOLDEN) & (_WORD >> 1)
 
 
 def _mixed_word(x: int) -> int:
     """SplitMix64's finalizer on one number."""
     x &= _WORD
-    for shift, factor in _MIX:
+    for shift, factor in MIX:
         x = ((x ^ (x >> shift)) * factor) & _WORD
     return x ^ (x >> 31)
 
 
 def uniforms(keys: Int[Tensor, "n"], counts: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
     """One float64 in [0, 1) for each row: the `counts`-th number of its stream (SplitMix64)."""
-    return _shift(_mixed(keys + (counts + 1) * _signed(_GOLDEN)), 11).double() * 2.0**-53
+    return _shift(_mixed(keys + (counts + 1) * _signed(GOLDEN)), 11).double() * 2.0**-53
 
 
 def _mixed(x: Tensor) -> Tensor:
     """The same on int64, whose multiplication wraps like the unsigned one."""
-    for shift, factor in _MIX:
+    for shift, factor in MIX:
         x = (x ^ _shift(x, shift)) * _signed(factor)
     return x ^ _shift(x, 31)
 
@@ -90,6 +91,11 @@ def draw(logits: Float[Tensor, "n V"], knobs: Knobs, keys: Int[Tensor, "n"], cou
         tokens, logprobs = torch.empty_like(keys), torch.empty_like(knobs.temperature)
         native("draw", KINDS[logits.dtype], *logits.shape, logits.contiguous(), knobs.temperature, keys, counts, tokens, logprobs)
         return Draw(tokens, logprobs, logprobs)
+    if logits.is_cuda and not knobs.truncating and has_triton():
+        from afterbase.engine.cuda.draw import drawn  # Triton is imported only where there is a GPU
+
+        tokens, logprobs = drawn(logits.contiguous(), knobs.temperature, keys, counts)
+        return Draw(tokens, logprobs, torch.where(knobs.temperature > 0, logprobs, 0.0) if knobs.greedy else logprobs)
     return inverted(logits.float(), knobs, uniforms(keys, counts))
 
 

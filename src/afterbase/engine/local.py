@@ -1,6 +1,6 @@
 """An engine in this process, sampling from the very tensors that the trainer updates.
 
-(On a CPU, dense models decode from fused copies of them, which `load` refreshes: see runner.py.)
+(Dense models decode from fused copies of them, which `load` refreshes: see runner.py, and cuda/runner.py for GPUs.)
 
 Requests join and leave at every step (continuous batching). The running ones are always the first rows of the cache, so that a
 decoding step reads views, never copies; a row that ends gives its place to the last one.
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from afterbase.config import Config
 from afterbase.engine.rows import Group, Rows
-from afterbase.engine.runner import FusedRunner, PlainRunner
+from afterbase.engine.runner import runner_for
 from afterbase.errors import EngineError
 from afterbase.model.cache import Cache
 from afterbase.model.checkpoint import hf_weights
@@ -58,9 +58,7 @@ class LocalEngine:
         self.device = model.lm_head.weight.device
         self.room = min(config.context or model.config.max_position_embeddings, model.config.max_position_embeddings)
         self.version = 0
-        fused = FusedRunner.fits(model) and model.lm_head.weight.dtype == torch.float32
-        halves = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-        self.runner = FusedRunner(model, halves) if fused else PlainRunner(model)
+        self.runner = runner_for(model, torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
         halved = config.precision == "bfloat16" and (self.runner.compact or self.device.type != "cpu")
         self.dtype = torch.bfloat16 if halved else model.lm_head.weight.dtype
         self.rows = Rows(config.rows, self.room, self.device, decode)
@@ -161,17 +159,29 @@ class LocalEngine:
         admitted = self._admit()
         with self._autocast():
             if admitted:
-                self._advance(self._prefill(admitted))
-            for _ in range(BURST):
-                if not self.rows.running or self._advance(self._decode()):
-                    break
+                self._move(self.rows.advance(self._prefill(admitted), self.version))
+            if self.rows.running and not self._burst():
+                self._stepwise()
 
-    def _advance(self, logits: Tensor) -> bool:
-        """Draw the next tokens; True when a request ended, so that others may take its place."""
+    def _burst(self) -> bool:
+        """Steps that the device takes on its own; False where it does not."""
+        steps = self.rows.burst(BURST) if self.runner.alone else 0
+        if steps:
+            self.runner.burst(self.rows, self.cache, steps)
+            self._move(self.rows.look(self.version))
+        return bool(steps)
+
+    def _stepwise(self) -> None:
+        """Steps of which the host sees every draw, until a request ends, so that others may take its place."""
         running = self.rows.running
-        for target, source, length in self.rows.advance(logits, self.version):
+        for _ in range(BURST):
+            self._move(self.rows.advance(self._decode(), self.version))
+            if self.rows.running < running:
+                break
+
+    def _move(self, moves: list[tuple[Tensor, Tensor, int]]) -> None:
+        for target, source, length in moves:
             self.cache.move(source, target, length)
-        return self.rows.running < running
 
     def _make_room(self) -> None:
         """A cache as long as the longest request needs, and no longer: a context of 100,000 tokens is seldom used."""
@@ -212,7 +222,7 @@ class LocalEngine:
         if int(counts.max()) > 1:
             places = torch.tensor(firsts, device=self.device).repeat_interleave(counts)
             self.cache.move(places, torch.arange(firsts[0], self.rows.running, device=self.device), segments.longest)
-        last = self.model.logits(hidden[segments.starts[1:].long() - 1])
+        last = self.runner.logits(hidden[segments.starts[1:].long() - 1])
         return last.repeat_interleave(counts, dim=0)
 
     def _decode(self) -> Tensor:

@@ -11,10 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from afterbase.engine.draw import Knobs, draw, row_key
-from afterbase.records import Completion, Finish, Sampling
+from afterbase.records import Completion, Sampling
 
 STOP_WINDOW = 8
 """Tokens of text looked at beyond a stop string's length in bytes; a token may hold a single byte."""
+STOPPED, FULL, IDLE = 1, 2, 3
+"""Why a device's own steps pass over a row: a stop id, its limit, or nobody has it."""
 
 
 @dataclass(eq=False)
@@ -55,6 +57,8 @@ class Rows:
         self.lengths = torch.zeros(rows, **integer)  # tokens in the cache
         self.counts = torch.zeros(rows, **integer)  # tokens drawn
         self.limits = torch.zeros(rows, **integer)  # tokens that may be drawn
+        self.latest = torch.zeros(rows, **integer)  # the token drawn last
+        self.done = torch.full((rows,), IDLE, dtype=torch.int8, device=device)  # 0 running, else how it ended
         self.top_k = torch.zeros(rows, **integer)
         self.top_p = torch.ones(rows, device=device)
         self.temperature = torch.ones(rows, device=device)
@@ -63,6 +67,7 @@ class Rows:
         self.logprobs = torch.zeros(rows, 0, device=device)
         self.sampled = torch.zeros(rows, 0, device=device)
         self.knobs: Knobs | None = None
+        self.left: int | None = None  # tokens that the row with most before it may still draw, when it was counted
 
     def _grow(self, room: int) -> None:
         """Room for that many drawn tokens in every row."""
@@ -87,7 +92,7 @@ class Rows:
             part = slice(first, len(self.owners))
             self.keys[part] = torch.tensor([row_key(sampling.seed, sample) for sample in group.samples], device=self.device)
             self.lengths[part] = len(group.prompt)
-            self.counts[part] = 0
+            self.counts[part], self.done[part] = 0, 0
             self.limits[part] = limit
             self.top_k[part], self.top_p[part], self.temperature[part] = sampling.top_k, sampling.top_p, sampling.temperature
             self._widen(len(sampling.stop_ids))
@@ -97,16 +102,15 @@ class Rows:
         self.running = len(self.owners)
         self.watched = any(group.watch for group, _ in self.owners)
         self.listening = any(group.sampling.stop for group, _ in self.owners)
-        self.knobs = None
+        self.knobs = self.left = None
         return firsts
 
     def last(self) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"], int]:
         """Each running row's latest token, the position it goes to, and the longest row once it is there."""
         n = self.running
-        tokens = self.tokens[:n].gather(1, self.counts[:n, None] - 1).squeeze(1)
         lengths = self.lengths[:n].clone()
         self.lengths[:n] += 1
-        return tokens, lengths, int(lengths.max()) + 1
+        return self.latest[:n], lengths, int(lengths.max()) + 1
 
     def advance(self, logits: Float[Tensor, "n V"], version: int) -> list[tuple[Tensor, Tensor, int]]:
         """Draw a token for the rows that `logits` belong to, end those that are done, and close the gaps.
@@ -122,19 +126,40 @@ class Rows:
         self.logprobs[part].scatter_(1, places, drawn.logprobs[:, None])
         if knobs.truncating or knobs.greedy:  # otherwise they are the log-probabilities themselves
             self.sampled[part].scatter_(1, places, drawn.sampled_logprobs[:, None])
+        self.latest[part] = drawn.tokens
         self.counts[part] += 1
-        for row in self._watched(part):
-            self.owners[row][0].watch(int(drawn.tokens[row - first]))
         stopped = (drawn.tokens[:, None] == self.stop_ids[part]).any(1)
-        full = self.counts[part] >= self.limits[part]
         self.fresh = 0
-        return self._end(first, stopped | self._spoken(part), full, version)
+        return self._end(part, stopped, self.counts[part] >= self.limits[part], version)
+
+    def burst(self, most: int) -> int:
+        """How many steps a device may take on its own, 0 when its draws need the host: those that someone follows come one by one."""
+        if self._knobs(slice(0, self.running)).truncating:
+            return 0
+        if self.watched or self.listening:
+            return 1
+        if self.left is None:
+            self.left = int((self.limits[: self.running] - self.counts[: self.running]).max())
+        steps = min(most, self.left)
+        self.left -= steps
+        return steps
+
+    def look(self, version: int) -> list[tuple[Tensor, Tensor, int]]:
+        """End the rows that ended in the device's own steps; returns the cache's moves."""
+        part = slice(0, self.running)
+        return self._end(part, self.done[part] == STOPPED, self.done[part] == FULL, version)
 
     def drop(self) -> list[Group]:
         """Forget every running request; returns their groups."""
         groups = list({id(group): group for group, _ in self.owners}.values())
-        self.owners, self.running, self.fresh, self.knobs = [], 0, 0, None
+        self._leave(0)
+        self.owners, self.running, self.fresh = [], 0, 0
         return groups
+
+    def _leave(self, left: int) -> None:
+        """From now on only that many rows run; a device's steps pass over the others."""
+        self.done[left : self.running] = IDLE
+        self.running, self.knobs, self.left = left, None, None
 
     def _knobs(self, part: slice) -> Knobs:
         """The settings of these rows; kept between steps while the rows stay the same."""
@@ -174,15 +199,19 @@ class Rows:
                 spoken[row - part.start] = any(text.count(stop) > last.count(stop) for stop in stops)
         return spoken
 
-    def _end(self, first: int, stopped: Tensor, full: Tensor, version: int) -> list[tuple[Tensor, Tensor, int]]:
-        """Hand out the finished rows and move the last ones into their places."""
+    def _end(self, part: slice, stopped: Tensor, full: Tensor, version: int) -> list[tuple[Tensor, Tensor, int]]:
+        """Tell who follows, hand out the finished rows, and move the last ones into their places."""
+        for row in self._watched(part):
+            self.owners[row][0].watch(int(self.latest[row]))
+        stopped = stopped | self._spoken(part)
         over = stopped | full
         if not bool(over.any()):
             return []
-        ended = (over.nonzero().squeeze(1) + first).tolist()
-        for row in ended:
+        places = over.nonzero().squeeze(1)
+        ended = (places + part.start).tolist()
+        for row, completion in zip(ended, self._completions(ended, stopped[places].tolist(), version), strict=True):
             group, sample = self.owners[row]
-            group.end(sample, self._completion(row, "stop" if bool(stopped[row - first]) else "length", version))
+            group.end(sample, completion)
         gone = set(ended)
         left = self.running - len(ended)
         targets = [row for row in ended if row < left]
@@ -190,23 +219,38 @@ class Rows:
         for target, source in zip(targets, sources, strict=True):
             self.owners[target] = self.owners[source]
         del self.owners[left:]
-        self.running, self.knobs = left, None
+        moves = self._moved(targets, sources)
+        self._leave(left)
+        return moves
+
+    def _moved(self, targets: list[int], sources: list[int]) -> list[tuple[Tensor, Tensor, int]]:
+        """Give the sources' state to the targets; returns what the cache must do."""
         if not targets:
             return []
         to, come = torch.tensor(targets, device=self.device), torch.tensor(sources, device=self.device)
         for state in (
             self.keys, self.lengths, self.counts, self.limits, self.top_k, self.top_p, self.temperature,
-            self.stop_ids, self.tokens, self.logprobs, self.sampled,
+            self.stop_ids, self.latest, self.done, self.tokens, self.logprobs, self.sampled,
         ):  # fmt: skip
             state[to] = state[come]
         return [(to, come, int(self.lengths[to].max()))]
 
-    def _completion(self, row: int, finish: Finish, version: int) -> Completion:
-        count, sampling = int(self.counts[row]), self.owners[row][0].sampling
-        logprobs = tuple(self.logprobs[row, :count].tolist())
-        whole = sampling.top_p == 1 and not sampling.top_k and sampling.temperature > 0
-        sampled = logprobs if whole else tuple(self.sampled[row, :count].tolist())
-        return Completion(tuple(self.tokens[row, :count].tolist()), logprobs, sampled, version, finish)
+    def _completions(self, ended: list[int], stopped: list[bool], version: int) -> list[Completion]:
+        """What these rows drew, fetched from the device at once."""
+        rows = torch.tensor(ended, device=self.device)
+        counts = self.counts[rows].tolist()
+        longest = max(counts)
+        tokens, logprobs = self.tokens[rows, :longest].tolist(), self.logprobs[rows, :longest].tolist()
+        samplings = [self.owners[row][0].sampling for row in ended]
+        whole = [sampling.top_p == 1 and not sampling.top_k and sampling.temperature > 0 for sampling in samplings]
+        sampled = logprobs if all(whole) else self.sampled[rows, :longest].tolist()
+        completions = []
+        for place, count in enumerate(counts):
+            full = tuple(logprobs[place][:count])
+            truncated = full if whole[place] else tuple(sampled[place][:count])
+            finish = "stop" if stopped[place] else "length"
+            completions.append(Completion(tuple(tokens[place][:count]), full, truncated, version, finish))
+        return completions
 
     def _widen(self, stops: int) -> None:
         """Make room for a request with more stop ids than any before."""

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from afterbase.engine.cuda import has_triton
 from afterbase.model.attend import matrices
+from afterbase.model.block import Block
 from afterbase.model.cache import CacheStep, LayerStep
+from afterbase.model.config import ModelConfig
 from afterbase.model.gqa import GQA
 from afterbase.model.mlp import multiplied
 from afterbase.model.native import KINDS, WIDEST_HEAD, kernels
@@ -24,6 +28,9 @@ from afterbase.model.norm import RMSNorm, add_normalize
 from afterbase.model.rope import Rotation
 from afterbase.model.transformer import Transformer
 from afterbase.segments import Segments
+
+if TYPE_CHECKING:
+    from afterbase.engine.cuda.runner import GraphRunner
 
 Attend = Callable[[Tensor, GQA, LayerStep], Tensor]
 """One layer's attention of this step: the stacked projections [n, out] in, the heads' mixtures [n, query] out."""
@@ -34,6 +41,8 @@ class PlainRunner:
 
     compact = False
     """Whether the cache pays for half precision on a CPU: torch reads a float32 memory as fast."""
+    alone = False
+    """Whether it takes several steps without the host."""
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
@@ -43,7 +52,11 @@ class PlainRunner:
 
     def decode(self, tokens: Int[Tensor, "n"], segments: Segments, cache: CacheStep) -> Float[Tensor, "n V"]:
         """Logits of the next tokens."""
-        return self.model.logits(self.model(tokens, segments, cache=cache))
+        return self.logits(self.model(tokens, segments, cache=cache))
+
+    def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n V"]:
+        """The head on hidden states."""
+        return self.model.logits(hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +74,42 @@ class FusedLayer:
     down: Float[Tensor, "d inner"]
     """Down projection."""
 
+    @classmethod
+    def of(cls, block: Block, dtype: torch.dtype) -> FusedLayer:
+        """Copies of this block's weights as they are now."""
+        return cls(**{name: torch.cat(parts).to(dtype) if parts else None for name, parts in _parts(block).items()})
+
+    def refresh(self, block: Block) -> None:
+        """The same into the same memory, which a recorded graph keeps reading."""
+        for name, parts in _parts(block).items():
+            if parts:
+                for copy, weight in zip(getattr(self, name).split([len(part) for part in parts]), parts, strict=True):
+                    copy.copy_(weight)
+
+
+def _parts(block: Block) -> dict[str, list[Tensor]]:
+    """What each fused weight of a dense layer is stacked from."""
+    attention, mlp = block.self_attn, block.mlp
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    return {
+        "qkv": [projection.weight for projection in projections],
+        "qkv_bias": [projection.bias for projection in projections if projection.bias is not None],
+        "gate_up": [mlp.gate_proj.weight, mlp.up_proj.weight],
+        "out": [attention.o_proj.weight],
+        "down": [mlp.down_proj.weight],
+    }
+
+
+def is_plain(config: ModelConfig) -> bool:
+    """Dense, with grouped-query attention and no biases outside q, k and v: what the fused step is written for."""
+    return not (config.is_mla or config.n_routed_experts or config.o_bias or config.mlp_bias)
+
 
 class FusedRunner:
     """Decodes dense models with grouped-query attention from fused copies of their weights."""
+
+    alone = False
+    """Every step's draws are the host's."""
 
     def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
         self.model, self.dtype = model, dtype
@@ -74,15 +120,14 @@ class FusedRunner:
 
     @staticmethod
     def fits(model: Transformer) -> bool:
-        """Whether this model decodes faster this way: dense, grouped-query, without biases outside q, k and v, on a CPU."""
-        config = model.config
-        plain = not (config.is_mla or config.n_routed_experts or config.o_bias or config.mlp_bias)
-        return plain and model.lm_head.weight.device.type == "cpu"
+        """Whether this model decodes faster this way: a plain one in float32 on a CPU."""
+        weight = model.lm_head.weight
+        return is_plain(model.config) and weight.device.type == "cpu" and weight.dtype == torch.float32
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy the weights as they are now."""
-        self.layers = [self._fused(block) for block in self.model.model.layers]
+        self.layers = [FusedLayer.of(block, self.dtype) for block in self.model.model.layers]
         self.head = self.model.lm_head.weight.detach().to(self.dtype)
 
     def decode(self, tokens: Int[Tensor, "n"], segments: Segments, cache: CacheStep) -> Float[Tensor, "n V"]:
@@ -98,6 +143,10 @@ class FusedRunner:
                 hidden, normal = self._add(hidden, self._product(mixed, layer.out), block.post_attention_layernorm)
                 delta = self._product(self._gated(self._product(normal, layer.gate_up)), layer.down)
             return self._product(self._add(hidden, delta, trunk.norm)[1], self.head)
+
+    def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n V"]:
+        """The head on hidden states of a prompt."""
+        return self.model.logits(hidden)
 
     def _product(self, rows: Float[Tensor, "n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, "o"] | None = None) -> Tensor:
         """The projection."""
@@ -156,14 +205,14 @@ class FusedRunner:
 
         return attend
 
-    def _fused(self, block) -> FusedLayer:
-        attention, mlp = block.self_attn, block.mlp
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        bias = torch.cat([p.bias for p in projections]).to(self.dtype) if attention.q_proj.bias is not None else None
-        return FusedLayer(
-            qkv=torch.cat([p.weight for p in projections]).to(self.dtype),
-            qkv_bias=bias,
-            gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).to(self.dtype),
-            out=attention.o_proj.weight.to(self.dtype),
-            down=mlp.down_proj.weight.to(self.dtype),
-        )
+
+def runner_for(model: Transformer, dtype: torch.dtype) -> PlainRunner | FusedRunner | GraphRunner:
+    """The fastest there is for this model where it lies, with matrix products in `dtype`."""
+    if FusedRunner.fits(model):
+        return FusedRunner(model, dtype)
+    if model.lm_head.weight.is_cuda and dtype == torch.bfloat16 and has_triton():
+        from afterbase.engine.cuda.runner import GraphRunner  # Triton is imported only where there is a GPU
+
+        if GraphRunner.fits(model):
+            return GraphRunner(model)
+    return PlainRunner(model)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from afterbase.errors import DataError
 from afterbase.evals.result import Row
-from afterbase.lineage import storing, write_atomic
+from afterbase.lineage import append, write_atomic
 
 
 class Transcripts:
@@ -36,8 +36,7 @@ class Transcripts:
     def keep(self, model: str, benchmark: str, rows: Sequence[Row]) -> None:
         """Append one wave of rows."""
         lines = [{"model": model, "benchmark": benchmark, **row.record()} for row in rows]
-        with storing(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(map(_text, lines)))
+        append(self.path, "".join(map(_text, lines)))
         self.lines += lines
 
 

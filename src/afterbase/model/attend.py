@@ -16,8 +16,6 @@ from afterbase.segments import Segments
 
 SHORT = 256
 """Tokens up to which a CPU attends by plain matrix products."""
-CAUSAL = (-1, 0)
-"""A window that reaches back without end and not ahead."""
 
 
 def attend(
@@ -104,15 +102,10 @@ def _short(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def _varlen(queries: Tensor, keys: Tensor, values: Tensor, segments: Segments, scale: float) -> Tensor:
-    """Torch's FlashAttention over cumulative lengths."""
-    from torch.nn.attention.varlen import varlen_attn  # CUDA only
-
+    """Torch's FlashAttention over cumulative lengths; below `varlen_attn`, which would have the shared keys repeated for every query."""
     width = values.shape[-1]
     if width < queries.shape[-1]:
         values = F.pad(values, (0, queries.shape[-1] - width))
-    repeat = queries.shape[1] // keys.shape[1]
-    if repeat > 1:
-        keys, values = keys.repeat_interleave(repeat, dim=1), values.repeat_interleave(repeat, dim=1)
-    scaled = queries * (scale * queries.shape[-1] ** 0.5)  # the kernel divides by sqrt(width) itself
-    out = varlen_attn(scaled, keys, values, segments.starts, segments.starts, segments.longest, segments.longest, window_size=CAUSAL)
+    bounds = segments.starts, segments.starts, segments.longest, segments.longest
+    out = torch.ops.aten._flash_attention_forward(queries, keys, values, *bounds, 0.0, True, False, scale=scale)[0]
     return out[..., :width]

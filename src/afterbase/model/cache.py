@@ -25,11 +25,9 @@ class Cache:
             widths = [(1, config.kv_lora_rank + config.qk_rope_head_dim)]
         else:
             widths = [(config.num_key_value_heads, config.head_dim)] * 2
-        self.rows, self.room = rows, room
-        self.layers = [
-            tuple(spread(torch.empty(rows, heads, room, width, dtype=dtype, device=device)).zero_() for heads, width in widths)
-            for _ in range(config.num_hidden_layers)
-        ]
+        self.rows, self.room, depth = rows, room, config.num_hidden_layers
+        self.blocks = [spread(torch.empty(depth, rows, heads, room, width, dtype=dtype, device=device)).zero_() for heads, width in widths]
+        self.layers = list(zip(*self.blocks, strict=True))
 
     def filling(self, segments: Segments, rows: Int[Tensor, "S"]) -> CacheStep:
         """A step that reads whole prompts, one per segment, into the given rows."""
@@ -42,15 +40,13 @@ class Cache:
 
     def take(self, other: Cache) -> None:
         """Everything that a shorter cache of as many rows remembers."""
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            for memory, shorter in zip(mine, theirs, strict=True):
-                memory[:, :, : other.room] = shorter
+        for memory, shorter in zip(self.blocks, other.blocks, strict=True):
+            memory[..., : other.room, :] = shorter
 
     def move(self, sources: Int[Tensor, "M"], targets: Int[Tensor, "M"], length: int) -> None:
         """Give the first `length` tokens of some rows to others: siblings share their prompt's, freed places take a running row's."""
-        for layer in self.layers:
-            for memory in layer:
-                memory[targets, :, :length] = memory[sources, :, :length]
+        for memory in self.blocks:
+            memory[:, targets, :, :length] = memory[:, sources, :, :length]
 
 
 @dataclass(frozen=True)

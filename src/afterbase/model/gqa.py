@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from afterbase.model.attend import attend, attend_memory
 from afterbase.model.cache import LayerStep
 from afterbase.model.config import ModelConfig
+from afterbase.model.joined import Joined
 from afterbase.model.norm import RMSNorm
 from afterbase.model.rope import Rotation
 from afterbase.segments import Segments
@@ -25,6 +26,7 @@ class GQA(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, key_width, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, key_width, bias=config.qkv_bias)
         self.o_proj = nn.Linear(query_width, config.hidden_size, bias=config.o_bias)
+        self.enter, self.leave = Joined(self.q_proj, self.k_proj, self.v_proj), Joined(self.o_proj)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
@@ -32,9 +34,8 @@ class GQA(nn.Module):
         self, hidden: Float[Tensor, "T d"], segments: Segments, rotation: Rotation, cache: LayerStep | None
     ) -> Float[Tensor, "T d"]:
         """Attention within each sequence, or over what the cache remembers."""
-        queries = rotation(self.q_norm(self.q_proj(hidden).unflatten(-1, (-1, self.head_dim))))
-        keys = rotation(self.k_norm(self.k_proj(hidden).unflatten(-1, (-1, self.head_dim))))
-        values = self.v_proj(hidden).unflatten(-1, (-1, self.head_dim))
+        queries, keys, values = (flat.unflatten(-1, (-1, self.head_dim)) for flat in self.enter(hidden))
+        queries, keys = rotation(self.q_norm(queries)), rotation(self.k_norm(keys))
         scale = self.head_dim**-0.5
         if cache is not None:
             cache.write(keys, values)
@@ -42,4 +43,4 @@ class GQA(nn.Module):
             mixed = attend(queries, keys, values, segments, scale)
         else:
             mixed = attend_memory(queries, *cache.read(), cache.seen, scale)
-        return self.o_proj(mixed.flatten(1))
+        return self.leave(mixed.flatten(1))[0]

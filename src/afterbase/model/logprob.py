@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from afterbase.model import cuda
 from afterbase.records import Entropy
 
 CHUNK = 1 << 21
-"""Logits in one chunk: 8 MiB of float32."""
+"""Logits in one chunk on a CPU: 8 MiB of float32."""
 
 
 def token_logprobs(
@@ -35,12 +36,12 @@ def token_statistics(
     return logprobs, entropies if entropy == "learned" else entropies.detach()
 
 
-def _rows(head: Tensor) -> int:
-    return max(1, CHUNK // head.shape[0])
+def _rows(weight: Tensor) -> int:
+    return max(1, CHUNK // weight.shape[0])
 
 
-def _logits(hidden: Tensor, head: Tensor, temperature: float) -> Tensor:
-    logits = (hidden @ head.to(hidden.dtype).T).float()
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    logits = (hidden @ weight.T).float()
     return logits if temperature == 1.0 else logits / temperature
 
 
@@ -50,40 +51,53 @@ class _TokenStatistics(torch.autograd.Function):
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         with torch.autocast(hidden.device.type, enabled=False):
-            picked, totals, entropies = [], [], []
-            for rows, wanted in zip(hidden.split(_rows(head)), targets.split(_rows(head)), strict=True):
-                logits = _logits(rows, head, temperature)
-                totals.append(logits.logsumexp(-1))
-                picked.append(logits.gather(1, wanted[:, None]).squeeze(1))
-                if with_entropy:
-                    logits -= totals[-1][:, None]  # not log Z - sum p logit, which cancels where the logits are large
-                    entropies.append(-(logits.exp().mul_(logits)).sum(-1))
-            total = torch.cat(totals)
-            entropy = torch.cat(entropies) if with_entropy else total.new_zeros(0)
+            of = triton.statistics if (triton := cuda.vocabulary_for(hidden)) else _statistics
+            total, picked, entropy = of(hidden, head.to(hidden.dtype), targets, temperature, with_entropy)
         ctx.save_for_backward(hidden, head, targets, total, entropy)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
-        return torch.cat(picked) - total, entropy
+        return picked - total, entropy
 
     @staticmethod
     def backward(ctx, gradient: Tensor | None, entropy_gradient: Tensor | None) -> tuple[Tensor, Tensor, None, None, None]:
         hidden, head, targets, total, entropy = ctx.saved_tensors
-        weight = head.to(hidden.dtype)
-        hidden_gradient = torch.empty_like(hidden)
-        head_gradient = torch.zeros_like(head)
-        gradient = torch.zeros_like(total) if gradient is None else gradient
-        size, scale = _rows(head), gradient / ctx.temperature
-        for start in range(0, len(hidden), size):
-            part = slice(start, start + size)
-            # d log p[target] / d logits = onehot(target) - softmax(logits);  d entropy / d logits = -p (log p + entropy)
-            slope = _logits(hidden[part], head, ctx.temperature) - total[part, None]
-            if entropy_gradient is None:
-                slope = slope.exp_().mul_(-scale[part, None])
-            else:
-                pull = entropy_gradient[part, None] / ctx.temperature
-                slope = slope.exp() * -(scale[part, None] + pull * (slope + entropy[part, None]))
-            slope.scatter_add_(1, targets[part, None], scale[part, None])
-            slope = slope.to(hidden.dtype)
-            hidden_gradient[part] = slope @ weight
-            head_gradient += slope.T @ hidden[part]
-        return hidden_gradient, head_gradient, None, None, None
+        scale = torch.zeros_like(total) if gradient is None else gradient / ctx.temperature
+        pull = None if entropy_gradient is None else entropy_gradient / ctx.temperature
+        of = triton.gradients if (triton := cuda.vocabulary_for(hidden)) else _gradients
+        into_hidden, into_head = of(hidden, head.to(hidden.dtype), targets, ctx.temperature, total, scale, pull, entropy)
+        return into_hidden, into_head.to(head.dtype), None, None, None
+
+
+def _statistics(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """log Z, the targets' logits, and the entropies (empty unless wanted), all of logits / temperature."""
+    picked, totals, entropies = [], [], []
+    for rows, wanted in zip(hidden.split(_rows(weight)), targets.split(_rows(weight)), strict=True):
+        logits = _logits(rows, weight, temperature)
+        totals.append(logits.logsumexp(-1))
+        picked.append(logits.gather(1, wanted[:, None]).squeeze(1))
+        if with_entropy:
+            logits -= totals[-1][:, None]  # not log Z - sum p logit, which cancels where the logits are large
+            entropies.append(-(logits.exp().mul_(logits)).sum(-1))
+    total = torch.cat(totals)
+    return total, torch.cat(picked), torch.cat(entropies) if with_entropy else total.new_zeros(0)
+
+
+def _gradients(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, total: Tensor, scale: Tensor, pull: Tensor | None, entropy: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What flows to hidden states and head from `scale` on the log-probabilities and `pull` on the entropies, both over temperature."""
+    into_hidden, size = torch.empty_like(hidden), _rows(weight)
+    into_head = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    for start in range(0, len(hidden), size):
+        part = slice(start, start + size)
+        # d log p[target] / d logits = onehot(target) - softmax(logits);  d entropy / d logits = -p (log p + entropy)
+        slope = _logits(hidden[part], weight, temperature) - total[part, None]
+        if pull is None:
+            slope = slope.exp_().mul_(-scale[part, None])
+        else:
+            slope = slope.exp() * -(scale[part, None] + pull[part, None] * (slope + entropy[part, None]))
+        slope.scatter_add_(1, targets[part, None], scale[part, None])
+        slope = slope.to(hidden.dtype)
+        into_hidden[part] = slope @ weight
+        into_head += slope.T @ hidden[part]
+    return into_hidden, into_head

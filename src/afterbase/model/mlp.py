@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from afterbase.model import cuda
+from afterbase.model.joined import Joined
 from afterbase.model.native import KINDS, kernels, kernels_for
 
 
@@ -18,22 +20,25 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(width, inner, bias=bias)
         self.up_proj = nn.Linear(width, inner, bias=bias)
         self.down_proj = nn.Linear(inner, width, bias=bias)
+        self.enter, self.leave = Joined(self.gate_proj, self.up_proj), Joined(self.down_proj)
 
     def forward(self, hidden: Float[Tensor, "T d"]) -> Float[Tensor, "T d"]:
         """SwiGLU of each token."""
-        return self.down_proj(swiglu(self.gate_proj(hidden), self.up_proj(hidden)))
+        return self.leave(swiglu(*self.enter(hidden)))[0]
 
 
 def swiglu(gate: Float[Tensor, "N inner"], up: Float[Tensor, "N inner"]) -> Float[Tensor, "N inner"]:
     """silu(gate) * up; the halves of one product may be given as they lie."""
     rows = gate.dim() == 2 and gate.stride() == up.stride() and gate.stride(-1) == 1
-    if rows and gate.dtype == up.dtype and kernels_for(gate):
+    if rows and gate.dtype == up.dtype and (kernels_for(gate) or cuda.kernels_for(gate)):
         return SwiGLU.apply(gate, up)
     return F.silu(gate) * up
 
 
 def multiplied(gate: Float[Tensor, "N inner"], up: Float[Tensor, "N inner"], out: Float[Tensor, "N inner"]) -> Float[Tensor, "N inner"]:
     """The kernel: silu(gate) * up into `out`, which is dense."""
+    if gate.is_cuda:
+        return cuda.kernels().swiglu(gate, up, out)
     kernels()("swiglu", KINDS[gate.dtype], *gate.shape, gate.stride(0), gate, up, out)
     return out
 
@@ -51,7 +56,9 @@ class SwiGLU(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """d silu(x) = s (1 + x (1 - s)) with s = sigmoid(x)."""
         gate, up = ctx.saved_tensors
-        dgate, dup = gate.new_empty(gate.shape), up.new_empty(up.shape)
         gradient = gradient.to(gate.dtype).contiguous()
+        if gate.is_cuda:
+            return cuda.kernels().swiglu_backward(gradient, gate, up)
+        dgate, dup = gate.new_empty(gate.shape), up.new_empty(up.shape)
         kernels()("swiglu_backward", KINDS[gate.dtype], *gate.shape, gate.stride(0), gradient, gate, up, dgate, dup)
         return dgate, dup

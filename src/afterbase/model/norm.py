@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from afterbase.model import cuda
 from afterbase.model.native import KINDS, kernels_for
 
 
@@ -67,6 +68,8 @@ def add_normalize(
         kind, delta_kind = KINDS[dtype], 0 if delta is None else KINDS[delta.dtype]
         native("add_norm", kind, delta_kind, inverse.numel(), x.shape[-1], x, delta, weight, eps, total, inverse, normal)
         return total, inverse, normal
+    if (triton := cuda.kernels_for(x)) and _fits_gpu(x, weight, dtype) and (delta is None or delta.is_contiguous()):
+        return triton.add_normalize(x, delta, weight, eps, dtype, in_place)
     total = x if delta is None else x + delta
     square = torch.linalg.vector_norm(total, dim=-1, keepdim=True).square_().div_(total.shape[-1])
     inverse = square.add_(eps).rsqrt_()
@@ -85,6 +88,9 @@ def normalize_backward(
         past = None if from_sum is None else from_sum.contiguous()
         native("norm_backward", *kinds, inverse.numel(), x.shape[-1], gradient, past, x, weight, inverse, dx, ddelta, dweight)
         return dx, ddelta, dweight
+    if (triton := cuda.kernels_for(x)) and _fits_gpu(x, weight, gradient.dtype):
+        past = None if from_sum is None else from_sum.contiguous()
+        return triton.normalize_backward(gradient, past, x, weight, inverse, delta_dtype)
     product = gradient * x
     shared = (product @ weight).unsqueeze(-1) * inverse.pow(3) / x.shape[-1]
     dweight = product.mul_(inverse).flatten(0, -2).sum(0)
@@ -96,6 +102,11 @@ def normalize_backward(
 def _fits(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
     dense = x.is_contiguous() and weight.is_contiguous()
     return x.dtype == weight.dtype == torch.float32 and dtype in KINDS and dense
+
+
+def _fits_gpu(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
+    dense = x.is_contiguous() and weight.is_contiguous() and x.shape[-1] <= cuda.WIDEST
+    return x.dtype == weight.dtype == torch.float32 and dtype in cuda.KINDS and dense
 
 
 class RMSNorm(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from afterbase.model import cuda
 from afterbase.model.config import ModelConfig
 from afterbase.model.native import KINDS, kernels_for
 
@@ -44,6 +45,8 @@ def turned(heads: Float[Tensor, "T h rope"], cos: Tensor, sin: Tensor, interleav
         sizes = heads.shape[0], heads.shape[1], half, heads.stride(0), heads.stride(1)
         native("rotate", KINDS[heads.dtype], *sizes, heads, cos, sin, -1.0 if back else 1.0, int(interleaved), out)
         return out
+    if (triton := cuda.kernels_for(heads)) and heads.stride(-1) == 1 and cos.dtype == torch.float32:
+        return triton.rotate(heads, cos, sin, interleaved, back)
     gathered, scattered = interleaved and not back, interleaved and back
     a, b = (heads[..., 0::2], heads[..., 1::2]) if gathered else heads.chunk(2, dim=-1)
     wide = torch.promote_types(heads.dtype, torch.float32)

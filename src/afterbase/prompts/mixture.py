@@ -36,48 +36,67 @@ class Mixture:
         self.weights = [float(weight) for weight in weights]
         self.seed = seed
         self._drawn = [0] * len(sources)
+        self._passed = [0] * len(sources)
         self._orders: list[tuple[int, list[int]]] = [(-1, [])] * len(sources)
 
     def take(self, n: int) -> list[Prompt]:
         """The next n prompts."""
-        return [self._next() for _ in range(n)]
+        return [self.deal(self.due()) for _ in range(n)]
+
+    def due(self) -> int:
+        """Which source is next: the one that is furthest behind its share, so that proportions are exact and only counts are remembered."""
+        due, total = sum(self._drawn) + 1, sum(self.weights)
+        behind = [weight / total * due - drawn for weight, drawn in zip(self.weights, self._drawn, strict=True)]
+        return behind.index(max(behind))
+
+    def deal(self, which: int) -> Prompt:
+        """The next prompt of a source, counted towards its share."""
+        prompt = self.peek(which)
+        self._drawn[which] += 1
+        return prompt
+
+    def peek(self, which: int) -> Prompt:
+        """The prompt that a source would give next."""
+        epoch, place = divmod(self._drawn[which] + self._passed[which], len(self.sources[which]))
+        return self.sources[which][self._order(which, epoch)[place]]
+
+    def pass_over(self, which: int) -> None:
+        """Leave out a source's next prompt in this epoch; it counts towards nobody's share."""
+        self._passed[which] += 1
+
+    def epoch(self, which: int) -> int:
+        """How often a source has been gone through, prompts that were passed over included."""
+        return (self._drawn[which] + self._passed[which]) // len(self.sources[which])
 
     def state(self) -> dict[str, Any]:
         """The cursor, as a JSON-able value: `restore` it into a mixture of the same sources to go on as if never interrupted."""
-        rows = zip(self.sources, self.weights, self._drawn, strict=True)
+        rows = zip(self.sources, self.weights, self._drawn, self._passed, strict=True)
         return {
             "seed": self.seed,
-            "sources": [{"name": s.name, "prompts": len(s), "weight": weight, "drawn": drawn} for s, weight, drawn in rows],
+            "sources": [
+                {"name": s.name, "prompts": len(s), "weight": weight, "drawn": drawn, "passed": passed} for s, weight, drawn, passed in rows
+            ],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a cursor; ConfigError when seed, sources, sizes or weights are not those it was taken from."""
         mine = self.state()
-        theirs = {**state, "sources": [{**row, "drawn": 0} for row in state.get("sources", [])]}
-        if theirs != {**mine, "sources": [{**row, "drawn": 0} for row in mine["sources"]]}:
+        if _without_counts(state) != _without_counts(mine):
             raise ConfigError(
                 f"the saved cursor {state} belongs to another mixture than {mine}, so its order cannot be continued; "
                 "bring back the same sources, weights and seed, or start a new run"
             )
         self._drawn = [row["drawn"] for row in state["sources"]]
+        self._passed = [row.get("passed", 0) for row in state["sources"]]
 
     def describe(self) -> list[dict[str, Any]]:
         """One row per source for reports: name, prompts, share of the mixture, prompts drawn, and epochs that makes."""
         total = sum(self.weights)
+        rows = zip(self.sources, self.weights, self._drawn, self._passed, strict=True)
         return [
-            {"name": s.name, "prompts": len(s), "share": weight / total, "drawn": drawn, "epochs": drawn / len(s)}
-            for s, weight, drawn in zip(self.sources, self.weights, self._drawn, strict=True)
+            {"name": s.name, "prompts": len(s), "share": weight / total, "drawn": drawn, "epochs": (drawn + passed) / len(s)}
+            for s, weight, drawn, passed in rows
         ]
-
-    def _next(self) -> Prompt:
-        # The source that is furthest behind its share is next: exact proportions, and nothing to remember but the counts.
-        due = sum(self._drawn) + 1
-        total = sum(self.weights)
-        behind = [weight / total * due - drawn for weight, drawn in zip(self.weights, self._drawn, strict=True)]
-        which = behind.index(max(behind))
-        epoch, place = divmod(self._drawn[which], len(self.sources[which]))
-        self._drawn[which] += 1
-        return self.sources[which][self._order(which, epoch)[place]]
 
     def _order(self, which: int, epoch: int) -> list[int]:
         """In which order a source is dealt in one epoch."""
@@ -88,3 +107,9 @@ class Mixture:
             random.Random(f"{self.seed}/{source.name}/{epoch}").shuffle(order)
             self._orders[which] = (epoch, order)
         return order
+
+
+def _without_counts(state: dict[str, Any]) -> dict[str, Any]:
+    """What a cursor says of its mixture, and not how far it has come."""
+    rows = [{key: value for key, value in row.items() if key not in ("drawn", "passed")} for row in state.get("sources", [])]
+    return {**state, "sources": rows}

@@ -100,6 +100,12 @@ class FileSettings(Sided):
             raise DataError(f"{self.path} gives no prompts (part {self.part}, hold_out {self.hold_out}); give a file with at least one row")
         return RowSource(name, tuple(prompts.values()))
 
+    def _kept(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The columns that go along in `Prompt.extra`."""
+        columns = self.columns
+        taken = {columns.messages or columns.question, columns.domain, columns.id} | (set() if self.answer_pattern else {columns.answer})
+        return {key: value for key, value in row.items() if key not in taken}
+
     @abstractmethod
     def _rows(self) -> Iterator[tuple[str, int, Any]]:
         """Where each row stands, in words, its number from 0, and the row."""
@@ -122,26 +128,29 @@ class ParquetSource(FileSettings):
     """Parquet."""
 
     def _rows(self) -> Iterator[tuple[str, int, Any]]:
-        try:
-            from pyarrow import ArrowException, parquet
-        except ImportError:
-            raise ConfigError(f"reading {self.path} needs pyarrow, which is not installed; pip install 'afterbase[parquet]'") from None
-        try:
-            with parquet.ParquetFile(self.path) as file:
-                rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
-                for number, row in enumerate(rows):
-                    yield f"{self.path}, row {number + 1}", number, row
-        except FileNotFoundError:
-            raise DataError(_missing(self.path)) from None
-        except (ArrowException, OSError) as error:
-            raise DataError(
-                f"{self.path} cannot be read as Parquet ({error}); give a Parquet file, or kind = 'jsonl' for JSON Lines"
-            ) from None
+        return parquet_rows(self.path)
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
+    """Each row's place in words, its number from 0, and the row."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ConfigError(f"reading {path} needs pyarrow, which is not installed; pip install 'afterbase[parquet]'") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            for number, row in enumerate(rows):
+                yield f"{path}, row {number + 1}", number, row
+    except FileNotFoundError:
+        raise DataError(_missing(path)) from None
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet ({error}); give a Parquet file, or kind = 'jsonl' for JSON Lines") from None
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
     """Each line's place in words, its number from 0, and its value; DataError names the first line that is no JSON."""
-    for number, line in enumerate(_lines(path)):
+    for number, line in enumerate(file_lines(path)):
         where = f"{path}, line {number + 1}"
         try:
             text = line.decode("utf-8-sig" if number == 0 else "utf-8").strip()
@@ -153,11 +162,16 @@ def json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
 
 def held_out(question: str, fraction: float) -> bool:
     """Whether a question belongs to the held-out fraction; white space aside, the same question always falls on the same side."""
+    return place(question) < fraction
+
+
+def place(question: str) -> float:
+    """Where a question stands between 0 and 1: those below a source's `hold_out` are held out."""
     digest = hashlib.sha256(" ".join(question.split()).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < fraction
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def file_lines(path: Path) -> Iterator[bytes]:
     """The lines of a file as bytes, so that one with broken text can still be named by its number."""
     opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     try:
@@ -181,13 +195,12 @@ def _prompt(settings: FileSettings, name: str, where: str, number: int, row: Any
     columns = settings.columns
     messages = _messages(row, columns, where)
     _check_text("".join(message.content for message in messages), where)
-    taken = {columns.messages or columns.question, columns.domain, columns.id} | (set() if settings.answer_pattern else {columns.answer})
     return Prompt(
         id=_plain(row, columns.id, where) or f"{name}-{number}",
         messages=messages,
         domain=_plain(row, columns.domain, where) or settings.domain,
         answer=_answer(settings, row, where),
-        extra={key: value for key, value in row.items() if key not in taken},
+        extra=settings._kept(row),
     )
 
 

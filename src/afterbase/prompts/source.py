@@ -7,12 +7,14 @@ from typing import Annotated
 
 from pydantic import Field
 
+from afterbase.prompts.auto import AutoSource
 from afterbase.prompts.base import Source, SourceSettings
 from afterbase.prompts.mixture import Mixture
 from afterbase.prompts.procedural import ProceduralSource
 from afterbase.prompts.rows import Columns, JsonlSource, ParquetSource, RowSource, held_out
 
 __all__ = [
+    "AutoSource",
     "Columns",
     "JsonlSource",
     "Mixture",
@@ -25,7 +27,7 @@ __all__ = [
     "open_mixture",
 ]
 
-SourceConfig = Annotated[JsonlSource | ParquetSource | ProceduralSource, Field(discriminator="kind")]
+SourceConfig = Annotated[JsonlSource | ParquetSource | AutoSource | ProceduralSource, Field(discriminator="kind")]
 """One entry of a recipe's `[[sources]]`, told apart by `kind`; a new kind is a Config with kind, weight and open(seed), added here."""
 
 

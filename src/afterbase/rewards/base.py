@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from pathlib import Path
+from typing import Annotated, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -14,6 +15,7 @@ from afterbase.errors import AfterbaseError, ConfigError
 from afterbase.records import Rollout, Score
 from afterbase.rewards.code import CodeConfig
 from afterbase.rewards.format import FormatConfig
+from afterbase.rewards.function import DOES_NOT_APPLY, FunctionConfig
 from afterbase.rewards.instructions import InstructionsConfig
 from afterbase.rewards.language import LanguageConfig
 from afterbase.rewards.length import LengthConfig
@@ -39,6 +41,14 @@ class Part(Protocol):
         """End what it has started."""
 
 
+@runtime_checkable
+class JudgesGroups(Protocol):
+    """A part that would rather see all answers to a prompt at once."""
+
+    async def group(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        """One score for each."""
+
+
 class Reward(Protocol):
     """Anything that scores rollouts."""
 
@@ -50,7 +60,15 @@ class Reward(Protocol):
 
 
 PartConfig = Annotated[
-    MathConfig | CodeConfig | MatchConfig | FormatConfig | LanguageConfig | LengthConfig | RepetitionConfig | InstructionsConfig,
+    MathConfig
+    | CodeConfig
+    | MatchConfig
+    | FormatConfig
+    | LanguageConfig
+    | LengthConfig
+    | RepetitionConfig
+    | InstructionsConfig
+    | FunctionConfig,
     Field(discriminator="kind"),
 ]
 
@@ -60,6 +78,11 @@ class RewardsConfig(Config):
 
     domains: dict[str, list[PartConfig]] = Field(default_factory=lambda: {DEFAULT: [MathConfig(), FormatConfig()]})
     """For each domain of prompts its weighted parts; "default" serves every domain that is not listed."""
+
+    def files(self) -> dict[str, Path]:
+        """The files of a recipe's own reward functions by path, for the record of what went into a run."""
+        functions = [part for parts in self.domains.values() for part in parts if isinstance(part, FunctionConfig)]
+        return {f"rewards.{part.path}": file for part in functions if (file := part.file())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +105,26 @@ class Judge:
 
     async def __call__(self, rollout: Rollout) -> Score:
         """The weighted sum and the verdict's outcome; `error` when any part failed twice, so that the sample is masked."""
-        route = self.route(rollout.prompt.domain)
-        if rollout.completion.finish == "failed":
-            return Score(0.0, {}, "error", "the engine failed, there is nothing to judge")
-        scores = await asyncio.gather(*(judge_part(weighted.part, rollout) for weighted in route))
-        verdict = scores[route.index(self.verdict(rollout.prompt.domain))]
-        failed = [f"{each.part.name}: {score.note}" for each, score in zip(route, scores, strict=True) if score.outcome == "error"]
-        parts = {name: value for score in scores if score.outcome != "error" for name, value in score.parts.items()}
-        if failed:
-            return Score(0.0, parts, "error", "; ".join(failed))
-        total = sum(weighted.weight * score.value for weighted, score in zip(route, scores, strict=True))
-        return Score(total, parts, verdict.outcome, _note(route, scores))
+        return (await self.group([rollout]))[0]
+
+    async def group(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        """The same for answers that are judged together, which parts such as functions would rather have at once."""
+        scores: dict[int, Score] = {}
+        drawn: dict[str, list[int]] = {}
+        for number, rollout in enumerate(rollouts):
+            if rollout.completion.finish == "failed":
+                scores[number] = Score(0.0, {}, "error", rollout.completion.reason or "the engine failed, there is nothing to judge")
+            else:
+                drawn.setdefault(rollout.prompt.domain, []).append(number)
+        for domain, numbers in drawn.items():
+            scores |= zip(numbers, await self._judged(domain, [rollouts[number] for number in numbers]), strict=True)
+        return [scores[number] for number in range(len(rollouts))]
+
+    async def _judged(self, domain: str, rollouts: Sequence[Rollout]) -> list[Score]:
+        route = self.route(domain)
+        columns = await asyncio.gather(*(judge_parts(weighted.part, rollouts) for weighted in route))
+        deciding = route.index(self.verdict(domain))
+        return [_summed(route, scores, deciding) for scores in zip(*columns, strict=True)]
 
     def route(self, domain: str) -> tuple[Weighted, ...]:
         """The parts that judge a domain; ConfigError when there are none."""
@@ -107,10 +139,19 @@ class Judge:
         route = self.route(domain)
         return next((weighted for weighted in route if weighted.part.verdict), route[0])
 
+    def at(self, step: int, steps: int) -> None:
+        """Tell parts that ask for it how far the run is."""
+        for part in self.parts():
+            if hasattr(part, "at"):
+                part.at(step, steps)
+
+    def parts(self) -> list[Part]:
+        """Each part once, whatever the number of domains that share it."""
+        return list({id(weighted.part): weighted.part for route in self.routes.values() for weighted in route}.values())
+
     async def close(self) -> None:
-        """End everything that the parts have started, each part once."""
-        parts = {id(weighted.part): weighted.part for route in self.routes.values() for weighted in route}
-        for part in parts.values():
+        """End everything that the parts have started."""
+        for part in self.parts():
             await part.close()
 
 
@@ -141,15 +182,51 @@ def check_errors(scores: Iterable[Score], most: float, where: str) -> None:
 
 async def judge_part(part: Part, rollout: Rollout) -> Score:
     """One part's score, asked a second time after an error: a lost verifier is usually a passing trouble."""
-    score = await _ask(part, rollout)
-    return await _ask(part, rollout) if score.outcome == "error" else score
+    return (await judge_parts(part, [rollout]))[0]
+
+
+async def judge_parts(part: Part, rollouts: Sequence[Rollout]) -> list[Score]:
+    """One part's scores of answers that are judged together; those that are errors are asked for a second time."""
+    scores = await ask_part(part, rollouts)
+    failed = [number for number, score in enumerate(scores) if score.outcome == "error"]
+    again = await ask_part(part, [rollouts[number] for number in failed]) if failed else []
+    second = dict(zip(failed, again, strict=True))
+    return [second.get(number, score) for number, score in enumerate(scores)]
+
+
+async def ask_part(part: Part, rollouts: Sequence[Rollout]) -> list[Score]:
+    """A part's scores, asked once; whatever it raises is an error, for a bad rollout is data and must not end the run."""
+    if not isinstance(part, JudgesGroups):
+        return await asyncio.gather(*(_ask(part, rollout) for rollout in rollouts))
+    try:
+        return await part.group(rollouts)
+    except Exception as error:
+        return [_failure(error)] * len(rollouts)
 
 
 async def _ask(part: Part, rollout: Rollout) -> Score:
     try:
         return await part(rollout)
-    except Exception as error:  # a bad rollout is data: one that a part cannot handle must not end the run
-        return Score(0.0, {}, "error", f"failed with {type(error).__name__}: {error}")
+    except Exception as error:
+        return _failure(error)
+
+
+def _failure(error: Exception) -> Score:
+    return Score(0.0, {}, "error", f"failed with {type(error).__name__}: {error}")
+
+
+def _summed(route: Sequence[Weighted], scores: Sequence[Score], deciding: int) -> Score:
+    """The parts' scores of one rollout as one; where the part that decides does not apply, the first that does takes its place."""
+    applied = [score for score in scores if score != DOES_NOT_APPLY]
+    failed = [f"{each.part.name}: {score.note}" for each, score in zip(route, scores, strict=True) if score.outcome == "error"]
+    if not applied:
+        failed = ["no part of the domain applies to this prompt: give it a domain of its own, or a part that judges it"]
+    parts = {name: value for score in applied if score.outcome != "error" for name, value in score.parts.items()}
+    if failed:
+        return Score(0.0, parts, "error", "; ".join(failed))
+    verdict = scores[deciding] if scores[deciding] != DOES_NOT_APPLY else applied[0]
+    total = sum(weighted.weight * score.value for weighted, score in zip(route, scores, strict=True))
+    return Score(total, parts, verdict.outcome, _note(route, scores))
 
 
 def _note(route: Sequence[Weighted], scores: Sequence[Score]) -> str:

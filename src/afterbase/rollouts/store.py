@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from afterbase.lineage import write_atomic
-from afterbase.records import Rollout
+from afterbase.records import Completion, Message, Prompt, Rollout, Score
 
 
 def record(rollout: Rollout, seed: int) -> dict[str, Any]:
@@ -26,6 +27,24 @@ def record(rollout: Rollout, seed: int) -> dict[str, Any]:
         "seed": seed,
         **({"value": score.value, "parts": score.parts, "outcome": score.outcome, "note": score.note} if score else {}),
     }
+
+
+def frozen(rollout: Rollout) -> dict[str, Any]:
+    """A rollout as plain containers, every digit kept: what a snapshot of a run holds of answers that nobody has learned from yet."""
+    return asdict(rollout)
+
+
+def thawed(value: dict[str, Any]) -> Rollout:
+    """The rollout that was frozen."""
+    prompt, completion, score = value["prompt"], value["completion"], value["score"]
+    return Rollout(
+        **{
+            **value,
+            "prompt": Prompt(**{**prompt, "messages": tuple(Message(**message) for message in prompt["messages"])}),
+            "completion": Completion(**completion),
+            "score": Score(**score) if score else None,
+        }
+    )
 
 
 def write_rollouts(path: Path, rollouts: Iterable[tuple[Rollout, int]]) -> None:

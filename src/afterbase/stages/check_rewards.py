@@ -19,7 +19,7 @@ from afterbase.config import Config, apply_overrides, build, nearest, read_toml
 from afterbase.errors import ConfigError, DataError
 from afterbase.lineage import write_atomic
 from afterbase.prompts.base import Source
-from afterbase.prompts.rows import json_rows
+from afterbase.prompts.rows import FileSettings, json_rows
 from afterbase.prompts.source import JsonlSource, ParquetSource, RowSource, SourceConfig
 from afterbase.records import Prompt
 from afterbase.rewards.base import Judge, RewardsConfig
@@ -236,7 +236,7 @@ def _recipe(path: Path) -> dict[str, Any]:
 def _places(settings: SourceConfig, ids: set[str]) -> dict[str, str]:
     """Where the rows with these ids stand, as far as it can be told; a second look at the file, taken only when there is something."""
     if not ids or not isinstance(settings, JsonlSource | ParquetSource):
-        return {}
+        return {}  # the ids of kind = "auto" are the rows' numbers
     name = settings.name or settings.path.name.split(".")[0]
     if isinstance(settings, ParquetSource):
         numbers = {each: each.removeprefix(f"{name}-") for each in ids}
@@ -249,7 +249,7 @@ def _places(settings: SourceConfig, ids: set[str]) -> dict[str, str]:
 
 
 def _named(settings: SourceConfig) -> str:
-    if isinstance(settings, JsonlSource | ParquetSource):
+    if isinstance(settings, FileSettings):
         return str(settings.path)
     return settings.name or settings.generator
 

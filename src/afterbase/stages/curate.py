@@ -19,14 +19,14 @@ from afterbase.curate.reject import KeepConfig, Kept, keep_best
 from afterbase.curate.rewrite import Style, rewritten
 from afterbase.engine.local import EngineConfig, LocalEngine
 from afterbase.errors import ConfigError, DataError
-from afterbase.lineage import digest, storing, sync, write_atomic
+from afterbase.lineage import append, digest, sync, write_atomic
 from afterbase.prompts.rows import json_rows
 from afterbase.prompts.source import SourceConfig, open_mixture
 from afterbase.records import Prompt, Score
 from afterbase.rewards.base import Judge, RewardsConfig, build, check_errors
 from afterbase.rollouts.sample import check_fit, sample_group
 from afterbase.rollouts.store import record
-from afterbase.stages.rl import DrawConfig
+from afterbase.stages.rl_config import DrawConfig
 from afterbase.stages.run import Run, StageKind
 from afterbase.stages.session import load_pair
 from afterbase.text.tokenizer import Tokenizer
@@ -121,15 +121,14 @@ async def _draw(config: CurateConfig, run: Run, prompts: list[Prompt], done: int
     judge = build(config.rewards)
     verdicts = [_verdict(row) for _, _, row in json_rows(path)] if done else []
     try:
-        with run.progress(len(prompts), "candidates", done) as progress, storing(path), path.open("a", encoding="utf-8") as file:
+        with run.progress(len(prompts), "candidates", done) as progress:
             for first in range(done, len(prompts), config.at_once):
                 lot = list(enumerate(prompts))[first : first + config.at_once]
                 groups = await asyncio.gather(*[_group(config, engine, tokenizer, judge, number, prompt) for number, prompt in lot])
                 rows = [row for group in groups for row in group]
                 verdicts += map(_verdict, rows)
                 check_errors(verdicts, config.max_errors, "the candidates so far")  # a lot that is refused is drawn again
-                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-                file.flush()
+                append(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
                 sync(path)
                 progress.advance(len(lot))
     finally:

@@ -53,8 +53,10 @@ class HeldOut:
     """What is asked."""
     rounds: int
     """Rounds of the whole run."""
-    sampling: Sampling
-    """How training draws answers; its seed is where those of the questions are counted from."""
+    sampling: Callable[[Prompt, int], Sampling]
+    """How training draws the answers to a prompt, with the seed given to it."""
+    first_seed: int
+    """Where the seeds of the questions are counted from."""
     max_errors: float
     """Share of verdicts that may fail before the run stops."""
 
@@ -67,7 +69,7 @@ class HeldOut:
         if not self.due(step):
             return {}
         began = perf_counter()
-        draws = [self._draw(number) for number in range(len(self.prompts))]
+        draws = [self._draw(number, prompt) for number, prompt in enumerate(self.prompts)]
         answers = await asyncio.gather(*[judged(prompt, draw, 1) for prompt, draw in zip(self.prompts, draws, strict=True)])
         rollouts = [answer for (answer,) in answers]
         metrics = held_out_metrics(rollouts, self.max_errors)
@@ -75,11 +77,10 @@ class HeldOut:
         run.tracker.time(step, {"time/evaluate/seconds": perf_counter() - began})
         return metrics
 
-    def _draw(self, number: int) -> Sampling:
+    def _draw(self, number: int, prompt: Prompt) -> Sampling:
         """The same for a question in every evaluation, so that only the weights differ; training's own seeds stay below 2^39."""
-        wanted = self.config.temperature
-        temperature = self.sampling.temperature if wanted is None else wanted
-        return replace(self.sampling, temperature=temperature, seed=self.sampling.seed + (1 << 39) + number)
+        sampling, wanted = self.sampling(prompt, self.first_seed + (1 << 39) + number), self.config.temperature
+        return sampling if wanted is None else replace(sampling, temperature=wanted)
 
 
 def open_questions(config: HeldOutConfig, training: Sequence[SourceConfig], mixture: Mixture) -> tuple[Prompt, ...]:

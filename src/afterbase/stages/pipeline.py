@@ -24,6 +24,7 @@ from afterbase.lineage import storing, sync_dir, write_atomic
 from afterbase.stages.graph import drawn
 from afterbase.stages.registry import STAGES, stage_kind
 from afterbase.stages.run import DONE, Lock, StageKind, changes, run_stage
+from afterbase.stages.stopping import Stopping
 
 REFERENCE = re.compile(r"\{([A-Za-z0-9_-]+)(?::([^{}]+))?\}")
 State = Literal["done", "unfinished", "new", "changed", "lost", "waiting"]
@@ -183,8 +184,9 @@ def run_pipeline(
     lock = Lock(config.directory)
     try:
         write_atomic(config.directory / "pipeline.json", _graph(config, stages))
-        for stage in chosen:
-            _run_one(stage, f"[{stages.index(stage) + 1}/{len(stages)}] {stage.name} ({stage.stage})", fresh, console)
+        with Stopping():  # a stage listens for itself; this is for the time between two of them
+            for stage in chosen:
+                _run_one(stage, f"[{stages.index(stage) + 1}/{len(stages)}] {stage.name} ({stage.stage})", fresh, console)
     finally:
         lock.close()
     _close(chosen, config.directory, console)

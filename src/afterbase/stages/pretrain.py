@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nan
 from pathlib import Path
 from random import Random
 from time import perf_counter
@@ -19,7 +20,7 @@ from afterbase.objective.likelihood import Likelihood
 from afterbase.records import Sample
 from afterbase.stages.graph import count_parameters
 from afterbase.stages.run import Run, StageKind
-from afterbase.stages.session import Session, learn
+from afterbase.stages.session import Session
 from afterbase.text.chat import HOUSE_TEMPLATE
 from afterbase.text.fim import prefix_suffix_middle
 from afterbase.text.tokenizer import EOS, SPECIAL, Tokenizer, train_bpe
@@ -71,13 +72,13 @@ def run_pretrain(config: PretrainConfig, run: Run) -> None:
         for step in range(session.step, config.steps):
             began = perf_counter()
             samples = reader.take(config.tokens_per_step)
-            metrics = learn(session.trainer, pack(samples, config.trainer.tokens_per_batch, session.trainer.device), objective)
+            metrics = session.learn(pack(samples, config.trainer.tokens_per_batch, session.trainer.device), objective)
             tokens = sum(len(sample.tokens) for sample in samples)
             run.tracker.log(step, {**metrics, "train/tokens/count": tokens, "train/documents/count": len(samples)})
             run.tracker.time(step, {"time/step/seconds": perf_counter() - began})
-            session.save_if_due(reader.next)
-            progress.advance(1, loss=metrics["train/loss/mean"])
-    session.finish({"loss": session.last["train/loss/mean"]})
+            session.save_if_due(reader.next, metrics)
+            progress.advance(1, loss=metrics.get("train/loss/mean", nan))
+    session.finish({"loss": session.last.get("train/loss/mean")})
 
 
 class Reader:

@@ -4,125 +4,61 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 
-from afterbase.config import Config
 from afterbase.dist import here
-from afterbase.engine.local import EngineConfig, LocalEngine
+from afterbase.engine.local import LocalEngine
 from afterbase.model.checkpoint import load_model
-from afterbase.objective.advantage import group_advantages
-from afterbase.objective.grpo import Grpo, GrpoConfig
-from afterbase.prompts.source import Mixture, RowSource, SourceConfig, open_mixture
-from afterbase.records import Prompt, Rollout, Sample, Sampling
-from afterbase.rewards.base import Judge, RewardsConfig, build
-from afterbase.rollouts.sample import check_fit, sample_group
+from afterbase.objective.advantage import teaches
+from afterbase.process import make_deterministic
+from afterbase.prompts.curriculum import Curriculum
+from afterbase.prompts.source import RowSource, open_mixture
+from afterbase.records import Prompt, Rollout
+from afterbase.rewards.base import Reward, build
+from afterbase.rewards.cache import remembering
+from afterbase.rollouts.sample import check_fit
 from afterbase.rollouts.store import write_rollouts
+from afterbase.rollouts.stream import Stream
+from afterbase.stages.asking import Asker, outcomes
 from afterbase.stages.check_rewards import refuse_bad_gold
-from afterbase.stages.held_out import NOTHING, HeldOut, HeldOutConfig, open_questions, trained_on
-from afterbase.stages.rl_metrics import rollout_metrics
+from afterbase.stages.held_out import NOTHING, HeldOut, open_questions
+from afterbase.stages.learning import Clock, GrpoLearning, Learning, PpoLearning
+from afterbase.stages.rl_config import RlConfig
+from afterbase.stages.rl_metrics import loop_metrics, rollout_metrics
 from afterbase.stages.run import Run, StageKind
-from afterbase.stages.session import Session, learn
-from afterbase.train.packing import pack
-from afterbase.train.resume import SavingConfig
-from afterbase.train.trainer import LocalTrainer, TrainerConfig
-
-OVER_COMPUTED = {"train/ratio/mean", "train/clip_fraction/mean", "train/policy_kl/mean", "train/reference_kl/mean"}
-"""Metrics of the objective: means over the answers that have a gradient."""
+from afterbase.stages.session import Session
+from afterbase.stages.watch import Watch
+from afterbase.track import read_metrics
+from afterbase.train.critic import Critic
+from afterbase.train.trainer import LocalTrainer
 
 SHOWN = {"train/reward/mean": "reward", "train/accuracy/mean": "accuracy", "eval/accuracy/mean": "held_out"}
 """Metrics that the progress bar and the summary show; a round whose verdicts all failed, or without evaluation, lacks them."""
 
+CRITIC = "critic"
+"""Where a checkpoint holds PPO's critic."""
+
 SUMMARY = (*SHOWN, "eval/accuracy/low", "eval/accuracy/high", "eval/questions/count")
 """Metrics of the last round that stand in done.json."""
 
-
-class DrawConfig(Config):
-    """How answers are drawn during training."""
-
-    temperature: float = Field(1.0, gt=0)
-    """Divides the logits; the trainer's log-probabilities use the same."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Keep the smallest set of tokens with this much probability; 1 keeps all, so that pi_old is what was sampled."""
-    top_k: int = Field(0, ge=0)
-    """Keep the k most probable tokens; 0 keeps all."""
-    max_tokens: int = Field(512, gt=0)
-    """Length cap of an answer in tokens."""
-    stop: tuple[str, ...] = ()
-    """Strings that end an answer, besides the end-of-sequence token."""
-
-    def sampling(self, seed: int) -> Sampling:
-        """The engine's side of it, with the seed of one group."""
-        return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens, self.stop, seed=seed)
-
-
-class RlConfig(Config):
-    """GRPO on prompts with rewards."""
-
-    model: Path
-    """The checkpoint directory to start from, in Hugging Face format."""
-    prompts: list[SourceConfig] = Field(min_length=1)
-    """The questions; each carries its domain."""
-    template: Literal["chat", "r1-zero", "plain"] = "chat"
-    """How a question is put: the tokenizer's chat template, or R1-Zero's for a base model [Slides Table 1]."""
-    rewards: RewardsConfig = RewardsConfig()
-    """What judges the answers, by domain."""
-    steps: int = Field(100, gt=0)
-    """Rounds of sampling and learning."""
-    prompts_per_step: int = Field(32, gt=0)
-    """Questions in a round."""
-    group: int = Field(8, ge=2)
-    """G, answers to each question."""
-    minibatches: int = Field(1, gt=0)
-    """Optimizer updates in a round, each on its share of the groups."""
-    sampling: DrawConfig = DrawConfig()
-    """How answers are drawn."""
-    objective: GrpoConfig = GrpoConfig()
-    """What is learned from them."""
-    trainer: TrainerConfig = TrainerConfig()
-    """How the model is updated."""
-    engine: EngineConfig = EngineConfig()
-    """How the engine batches."""
-    saving: SavingConfig = SavingConfig(every=20)
-    """When checkpoints are written; counted in rounds."""
-    held_out: HeldOutConfig = HeldOutConfig()
-    """Questions asked during training that nothing is trained on."""
-    max_errors: float = Field(0.2, ge=0, le=1)
-    """Share of a round's verdicts that may fail (the verifier's fault, masked) before the run stops in words."""
-    max_refused_gold: float = Field(0.02, ge=0, le=1)
-    """Share of reference answers, in a sample of up to 200 prompts, that their own verifiers may refuse, or the run does not start; 1 looks
-    at none."""
-    seed: int = 0
-    """Fixes prompts, their order and every draw."""
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> RlConfig:
-        if self.prompts_per_step % self.minibatches:
-            raise ValueError(
-                f"prompts_per_step={self.prompts_per_step} does not divide into minibatches={self.minibatches}; make it a multiple"
-            )
-        if self.trainer.precision != self.engine.precision:
-            raise ValueError(
-                f"trainer.precision={self.trainer.precision!r} and engine.precision={self.engine.precision!r} differ; "
-                "set both alike, or the sampled log-probabilities are not the trainer's"
-            )
-        if met := trained_on(self.held_out, self.prompts):
-            raise ValueError(f"held_out.prompts would ask what is trained on: {met}; set part and hold_out on both, or give another source")
-        return self
+Groups = list[list[Rollout]]
 
 
 def run_rl(config: RlConfig, run: Run) -> None:
     """Train from the first round, or from the latest checkpoint, to the last."""
+    if config.deterministic:
+        make_deterministic()
     judge = build(config.rewards)  # first of all: that a compiler is missing is told before a model is loaded
-    rounds, updates = config.steps, config.minibatches
     try:
-        session = Session.start(run, config.model, config.trainer, config.saving, rounds, updates)
+        session = Session.start(run, config.model, config.trainer, config.saving, config.steps, config.updates)
         loop = Loop.open(config, session, judge)
     except BaseException:
         asyncio.run(judge.close())
@@ -136,18 +72,21 @@ class Loop:
 
     config: RlConfig
     session: Session
-    prompts: Mixture
-    judge: Judge
-    engine: LocalEngine
-    reference: LocalTrainer | None
+    prompts: Curriculum
+    asker: Asker
+    stream: Stream
+    learning: Learning
     held_out: HeldOut
+    watch: Watch
+    seconds: dict[str, float]
+    """How long the parts of this round took."""
+    beside: ThreadPoolExecutor | None
+    """Where updates run while later rounds are being judged; None when there are no such rounds."""
 
     @classmethod
-    def open(cls, config: RlConfig, session: Session, judge: Judge) -> Loop:
+    def open(cls, config: RlConfig, session: Session, judge: Reward) -> Loop:
         """Everything ready for the next round."""
-        prompts = open_mixture(config.prompts, config.seed)
-        if session.cursor is not None:
-            prompts.restore(session.cursor)
+        prompts = Curriculum(config.curriculum, open_mixture(config.prompts, config.seed), config.seed)
         engine = LocalEngine(session.model, config.engine, session.tokenizer.decode)
         engine.version = session.trainer.done
         for source in prompts.sources:
@@ -155,21 +94,45 @@ class Loop:
                 check_fit(source.prompts, session.tokenizer, config.template, engine.room)
         asked = open_questions(config.held_out, config.prompts, prompts)
         check_fit(asked, session.tokenizer, config.template, engine.room)
-        held_out = HeldOut(config.held_out, asked, config.steps, config.sampling.sampling(config.seed << 40), config.max_errors)
-        return cls(config, session, prompts, judge, engine, _reference(config), held_out)
+        asker = Asker(config, engine, session.tokenizer, remembering(judge, config.remembered))
+        held_out = HeldOut(config.held_out, asked, config.steps, asker.sampling, config.seed << 40, config.max_errors)
+        seconds: dict[str, float] = {}
+        learning = _learning(config, session, lambda part: clock(seconds, part))
+
+        async def draw(step: int, number: int, prompt: Prompt) -> list[Rollout]:
+            return await asker.draw(prompt, asker.sampling(prompt, seed(config, step, number)), config.group)
+
+        stream = Stream(config.steps, config.ahead, lambda: prompts.take(config.prompts_per_step), draw, asker.judged)
+        watch = Watch.resumed(config.warnings, config.model_dump(mode="json"), read_metrics(session.run.tracker.metrics))
+        beside = ThreadPoolExecutor(1) if config.ahead else None
+        loop = cls(config, session, prompts, asker, stream, learning, held_out, watch, seconds, beside)
+        if session.cursor is not None:
+            loop.restore(session.cursor)
+        return loop
+
+    def state(self) -> dict[str, Any]:
+        """Everything besides the model that the next round depends on."""
+        return {"prompts": self.prompts.state(), "stream": self.stream.state(), "scores": self.asker.judge.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state` was taken."""
+        self.prompts.restore(state["prompts"])
+        self.stream.restore(state["stream"])
+        self.asker.judge.restore(state["scores"])
 
     async def run(self) -> None:
-        """Round after round: prompts, groups, rewards, advantages, update, load."""
+        """Round after round, to the last."""
         config, session = self.config, self.session
         try:
             await self.begin()
             with session.run.progress(config.steps, "rl", session.step) as progress:
                 for step in range(session.step, config.steps):
                     metrics = await self.round(step)
+                    for sentence in self.watch.look(step, metrics):
+                        print(f"rl: {sentence}", file=sys.stderr)
                     progress.advance(1, **{shown: metrics[name] for name, shown in SHOWN.items() if name in metrics})
         finally:
-            await self.judge.close()
-            await self.engine.close()
+            await self.asker.close()
         session.finish({name: session.last[name] for name in SUMMARY if name in session.last})
 
     async def begin(self) -> None:
@@ -177,99 +140,79 @@ class Loop:
         if self.session.step:
             return
         recipe = self.session.run.directory / "config.json"
-        await refuse_bad_gold(self.judge, self.prompts.sources, self.config.max_refused_gold, recipe)
+        await refuse_bad_gold(self.asker.judge, self.prompts.sources, self.config.max_refused_gold, recipe)
         if self.config.held_out.every and not self.held_out.prompts:
             print(f"rl: {NOTHING}", file=sys.stderr)
 
     async def round(self, step: int) -> dict[str, float]:
-        """One round, logged and saved."""
-        asked = await self.held_out.evaluate(step, self.judged, self.session.run)
+        """One round: prompts, groups, rewards, advantages, update, load; logged and saved."""
         began = perf_counter()
-        prompts = self.prompts.take(self.config.prompts_per_step)
-        groups = await asyncio.gather(*[self.judged_group(step, number, prompt) for number, prompt in enumerate(prompts)])
-        sampled = perf_counter()
-        metrics = rollout_metrics(groups, self.config.max_errors)
-        samples, advantage_metrics = self.samples(groups)
-        metrics |= advantage_metrics | self.update(samples) | asked
-        await self.engine.load(self.session.trainer.weights(), self.session.trainer.done)
+        self.seconds.clear()
+        with self.clock("evaluate"):
+            asked = await self.held_out.evaluate(step, self.asker.ask, self.session.run)
+            self.session.keep_best(asked)
+        with self.clock("sample"):
+            await self.stream.fill(step)
+        with self.clock("judge"):
+            groups = await self.stream.take()
+        groups, replaced = await self.refilled(step, groups)
+        self.session.stop_if_asked()
+        metrics = rollout_metrics([*groups, *replaced], self.config.max_errors) | loop_metrics(groups, replaced, self.session.trainer.done)
+        metrics |= await self.learn(step, groups)
+        with self.clock("load"):
+            await self.asker.engine.load(self.session.trainer.weights(), self.session.trainer.done)
+        self.prompts.observe(outcomes([*groups, *replaced]))
+        metrics |= asked | self.prompts.metrics() | self.asker.judge.metrics()
         run = self.session.run
-        drawn = [(rollout, self.seed(step, number)) for number, group in enumerate(groups) for rollout in group]
+        drawn = [(rollout, rollout.seed) for group in (*groups, *replaced) for rollout in group]
         write_rollouts(run.directory / "rollouts" / f"{step:06d}.jsonl", drawn)
         run.tracker.log(step, metrics)
-        now = perf_counter()
-        run.tracker.time(
-            step, {"time/sample/seconds": sampled - began, "time/update/seconds": now - sampled, "time/step/seconds": now - began}
-        )
-        self.session.save_if_due(self.prompts.state())
+        self.seconds["step"] = perf_counter() - began
+        run.tracker.time(step, {f"time/{part}/seconds": spent for part, spent in self.seconds.items()})
+        self.session.save_if_due(self.state())
         return metrics
 
-    async def judged_group(self, step: int, number: int, prompt: Prompt) -> list[Rollout]:
-        """G answers to one prompt, judged while other groups are still being drawn."""
-        return await self.judged(prompt, self.config.sampling.sampling(self.seed(step, number)), self.config.group)
+    async def refilled(self, step: int, groups: Groups) -> tuple[Groups, Groups]:
+        """The groups to learn from and those they replaced: groups without variance give way to fresh prompts, within the bound."""
+        groups, replaced = list(groups), []
+        for wave in range(1, self.config.groups.resample + 1):
+            empty = [place for place, group in enumerate(groups) if not teaches(group)]
+            if not empty:
+                break
+            numbers = range(wave * len(groups), wave * len(groups) + len(empty))
+            with self.clock("sample"):
+                pending = await self.stream.begin(step, list(zip(numbers, self.prompts.take(len(empty)), strict=True)))
+            with self.clock("judge"):
+                fresh = await self.stream.judged(pending)
+            for place, group in zip(empty, fresh, strict=True):
+                replaced.append(groups[place])
+                groups[place] = group
+        return groups, replaced
 
-    async def judged(self, prompt: Prompt, sampling: Sampling, n: int) -> list[Rollout]:
-        """n answers to one prompt with their scores."""
-        rollouts = await sample_group(self.engine, self.session.tokenizer, prompt, self.config.template, sampling, n)
-        scores = await asyncio.gather(*[self.judge(rollout) for rollout in rollouts])
-        return [rollout.judged(score) for rollout, score in zip(rollouts, scores, strict=True)]
+    async def learn(self, step: int, groups: Groups) -> dict[str, float]:
+        """Update the weights; where later rounds are being judged meanwhile, in a thread beside this one."""
+        if self.beside is None:
+            return self.learning.round(step, groups)
+        return await asyncio.get_running_loop().run_in_executor(self.beside, self.learning.round, step, groups)
 
-    def seed(self, step: int, number: int) -> int:
-        """What fixes the draws of one round's prompt of this number."""
-        return (self.config.seed << 40) + (step << 16) + number
-
-    def samples(self, groups: list[list[Rollout]]) -> tuple[list[list[Sample]], dict[str, float]]:
-        """Each group as samples with their advantages; answers whose verifier failed are masked out."""
-        rewards = torch.tensor([[rollout.score.value for rollout in group] for group in groups])
-        valid = torch.tensor([[rollout.score.outcome != "error" for rollout in group] for group in groups])
-        advantages, equal = group_advantages(rewards, valid, self.config.objective.scale)
-        rows = zip(groups, advantages.tolist(), valid.tolist(), strict=True)
-        samples = [
-            [_sample(rollout, advantage) for rollout, advantage, counts in zip(group, row, usable, strict=True) if counts]
-            for group, row, usable in rows
-        ]
-        centred, _ = group_advantages(rewards, valid, scale=False)
-        spread = (centred.square().sum(1) / valid.sum(1).clamp_min(1)).sqrt().mean()
-        return samples, {"train/equal_groups/fraction": float(equal.float().mean()), "train/group_spread/mean": float(spread)}
-
-    def update(self, groups: list[list[Sample]]) -> dict[str, float]:
-        """The round's optimizer updates, each on its share of the groups; metrics are their mean."""
-        share = len(groups) // self.config.minibatches
-        found: dict[str, list[float]] = {}
-        for first in range(0, len(groups), share):
-            for name, value in self._update([sample for group in groups[first : first + share] for sample in group]).items():
-                found.setdefault(name, []).append(value)
-        return {name: fmean(values) for name, values in found.items()}  # an update in which nothing was computed has no ratio
-
-    def _update(self, samples: list[Sample]) -> dict[str, float]:
-        """One update. Answers of advantage zero count, but where nothing else learns from them they are not computed."""
-        needed = samples if self.needs_all() else [each for each in samples if each.advantage]
-        totals = sum(sum(each.learn) for each in samples), len(samples)
-        trainer = self.session.trainer
-        batches = pack(needed, self.config.trainer.tokens_per_batch, trainer.device, totals)
-        if self.reference:
-            batches = [self.reference.with_reference(batch) for batch in batches]
-        metrics = learn(trainer, batches, Grpo(self.config.objective))
-        by_token = self.config.objective.ratio == self.config.objective.average == "token"
-        share = sum(sum(each.learn) for each in needed) / max(totals[0], 1) if by_token else len(needed) / max(totals[1], 1)
-        # Shares of the step add up over its batches; a ratio is a mean over the answers that were computed.
-        metrics |= {name: metrics[name] / share for name in OVER_COMPUTED & metrics.keys()}
-        return {"train/learned_tokens/count": float(totals[0]), **metrics}
-
-    def needs_all(self) -> bool:
-        """Whether answers of advantage zero matter all the same: to the pull of Eq. 27, to MTP, or to the balance of the experts."""
-        trainer, model = self.config.trainer, self.session.model.config
-        balancing = bool(model.n_routed_experts) and bool(trainer.balance_loss or trainer.balance_speed)
-        return self.reference is not None or bool(trainer.mtp) or balancing
+    def clock(self, part: str) -> AbstractContextManager[None]:
+        """Counts what its body takes towards a part of the round."""
+        return clock(self.seconds, part)
 
 
-def _sample(rollout: Rollout, advantage: float) -> Sample:
-    prompt, answer = rollout.prompt_tokens, rollout.completion.tokens
-    return Sample(
-        tokens=(*prompt, *answer),
-        learn=(False,) * len(prompt) + (True,) * len(answer),
-        advantage=advantage,
-        old=rollout.completion.logprobs,
-    )
+@contextmanager
+def clock(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """Add what the body takes to `part`."""
+    began = perf_counter()
+    try:
+        yield
+    finally:
+        seconds[part] = seconds.get(part, 0.0) + perf_counter() - began
+
+
+def seed(config: RlConfig, step: int, number: int) -> int:
+    """What fixes the draws of one round's prompt of this number."""
+    return (config.seed << 40) + (step << 16) + number
 
 
 def _reference(config: RlConfig) -> LocalTrainer | None:
@@ -278,6 +221,21 @@ def _reference(config: RlConfig) -> LocalTrainer | None:
         return None
     model = load_model(config.model, here().device, torch.float32).requires_grad_(False)
     return LocalTrainer(model, config.trainer, 1)
+
+
+def _learning(config: RlConfig, session: Session, clock: Clock) -> Learning:
+    """What the recipe's objective makes of a round."""
+    if config.objective.kind == "grpo":
+        return GrpoLearning(config, session, _reference(config), clock)
+    return PpoLearning(config, session, _reference(config), _critic(config, session), clock)
+
+
+def _critic(config: RlConfig, session: Session) -> Critic:
+    """PPO's critic: fresh, or as the latest checkpoint holds it."""
+    settings = config.critic, config.trainer, config.steps * config.updates, here().device
+    critic = Critic.load(session.origin / CRITIC, *settings) if session.origin else Critic.start(config.model, *settings)
+    session.companions[CRITIC] = critic.write
+    return critic
 
 
 def _inputs(config: RlConfig) -> dict[str, Path]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from afterbase.evals.metrics import wilson
 from afterbase.records import Rollout
 from afterbase.rewards.base import check_errors
+from afterbase.rollouts.turns import turn_metrics
 
 NO_NAME = r"[/\s]"
 """What a domain may hold and a metric's name may not."""
@@ -25,6 +26,22 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]], max_errors: float) -> d
     for domain in sorted({rollout.prompt.domain for rollout in rollouts}):
         judged = [rollout for rollout in rollouts if rollout.prompt.domain == domain and rollout.score.outcome != "error"]
         metrics |= _numbers(f"domain_{re.sub(NO_NAME, '_', domain)}", judged)
+    return metrics
+
+
+def loop_metrics(groups: Sequence[Sequence[Rollout]], replaced: Sequence[Sequence[Rollout]], version: int) -> dict[str, float]:
+    """What becomes of a round's groups: how many are too easy or too hard, were replaced, or come from older weights than `version`."""
+    rollouts = [rollout for group in groups for rollout in group]
+    drawn = [*groups, *replaced]
+    right = [[rollout.score.outcome == "correct" for rollout in group if rollout.score.outcome != "error"] for group in drawn]
+    metrics = {
+        "train/solved_groups/fraction": sum(bool(each) and all(each) for each in right) / len(drawn),
+        "train/unsolved_groups/fraction": sum(not any(each) for each in right) / len(drawn),
+        "train/resampled_groups/count": float(len(replaced)),
+        "train/staleness/mean": sum(version - rollout.completion.version for rollout in rollouts) / len(rollouts),
+    }
+    if any(rollout.completion.turns > 1 or rollout.completion.tool_failures for rollout in rollouts):
+        metrics |= turn_metrics(rollouts)
     return metrics
 
 
@@ -55,7 +72,7 @@ def _numbers(place: str, rollouts: Sequence[Rollout]) -> dict[str, float]:
     return {
         f"{place}/reward/mean": sum(rollout.score.value for rollout in rollouts) / n,
         f"{place}/accuracy/mean": sum(rollout.score.outcome == "correct" for rollout in rollouts) / n,
-        f"{place}/response_length/mean": sum(len(rollout.completion.tokens) for rollout in rollouts) / n,
+        f"{place}/response_length/mean": sum(rollout.completion.length for rollout in rollouts) / n,
         f"{place}/truncated/fraction": sum(rollout.completion.finish == "length" for rollout in rollouts) / n,
         **{f"{place}/part_{part}/mean": sum(values) / len(values) for part, values in by_part.items()},
     }

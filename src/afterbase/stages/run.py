@@ -15,9 +15,10 @@ from rich.console import RenderableType
 
 from afterbase import __version__
 from afterbase.config import Config
-from afterbase.errors import ConfigError
+from afterbase.errors import ConfigError, Stopped
 from afterbase.lineage import digest, storing, sync, write_atomic
 from afterbase.stages.progress import Progress
+from afterbase.stages.stopping import Stopping
 from afterbase.track import Tracker
 
 RECORD, DONE, LOCK = "inputs.json", "done.json", ".lock"
@@ -76,6 +77,7 @@ class Run:
     def __init__(self, directory: Path, lock: Lock):
         self.directory = directory
         self.tracker = Tracker(directory)
+        self.stopping = Stopping()
         self._lock = lock
 
     @classmethod
@@ -134,8 +136,11 @@ def run_stage(name: str, kind: StageKind, config: Config, directory: Path) -> Pa
     """Run a stage to its end in `directory`, or take it up there, and return what it made."""
     with Run.open(directory, name, config, kind.inputs(config)) as run:
         try:
-            if not run.done:
-                kind.run(config, run)
+            with run.stopping:
+                if not run.done:
+                    kind.run(config, run)
+            if run.stopping.asked:
+                raise Stopped(f"{name} had just come to its end")
         except KeyboardInterrupt as stop:
             stop.add_note(f"{name} in {directory}")  # the command line tells where the same command will resume
             raise

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from afterbase.dist import here
-from afterbase.errors import CheckpointError, ConfigError
+from afterbase.errors import CheckpointError, ConfigError, LearningError, Stopped
 from afterbase.model.checkpoint import load_model, save_model
 from afterbase.model.transformer import Transformer
+from afterbase.records import Batch
 from afterbase.stages.run import Run
 from afterbase.text.tokenizer import Tokenizer
 from afterbase.track import read_metrics
+from afterbase.train.bad_batches import keep_bad_batches
+from afterbase.train.base import Objective
+from afterbase.train.generators import generators, restore_generators, seed_generators
 from afterbase.train.resume import Checkpoints, SavingConfig
 from afterbase.train.trainer import LocalTrainer, TrainerConfig
+
+BAD = "bad_batches"
+IN_A_ROW = 3
+"""Skipped updates, one after another, that end a run: chance spoils one batch, not three."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """Where one step has ended and the next has not begun: what a checkpoint is taken of, the weights apart."""
+
+    done: int
+    """Updates so far."""
+    cursor: Any
+    """What the stage needs to go on from here."""
+    generators: dict[str, Any]
+    """Where every random generator stood."""
 
 
 @dataclass(eq=False)
@@ -32,10 +53,14 @@ class Session:
     """Model and optimizer."""
     checkpoints: Checkpoints
     """Where the state is written."""
-    cursor: Any
-    """What the stage itself saved with the latest checkpoint; None in a fresh run."""
+    boundary: Boundary
+    """The latest one."""
     updates: int = 1
     """Optimizer updates in one step of the run's log."""
+    origin: Path | None = None
+    """The checkpoint that this process goes on from; None in a fresh run."""
+    companions: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+    """What writes the other models of a checkpoint, each into a directory of this name in it."""
 
     @classmethod
     def start(
@@ -47,32 +72,44 @@ class Session:
         steps: int,
         updates: int = 1,
     ) -> Session:
-        """Begin from a checkpoint directory or a model made fresh, or go on from the run's own latest checkpoint.
+        """Begin from a checkpoint directory or a model made fresh, or go on from the run's own newest whole checkpoint.
 
         A run that was killed between its final checkpoint and its last word has no steps left, and only says that word.
         """
-        torch.manual_seed(0)  # nothing draws from it; if something ever does, it is the same in every run
         checkpoints = Checkpoints(run.directory / "checkpoints", saving)
-        final, latest = checkpoints.directory / "final", checkpoints.latest()
-        if final.exists():
-            source = final
-        elif latest is not None:
-            source = latest[1]
-        model, tokenizer = load_pair(source) if isinstance(source, Path) else source()
-        session = cls(run, tokenizer, LocalTrainer(model, trainer, steps * updates), checkpoints, None, updates)
-        if final.exists():
-            session.trainer.done = session.trainer.steps
-        elif latest is not None:
-            state = checkpoints.load_state(latest[1])
+
+        def learner(model: Transformer) -> LocalTrainer:
+            return LocalTrainer(model, trainer, steps * updates)
+
+        def resumed(path: Path, state: dict[str, Any]) -> Session:
+            model, tokenizer = load_pair(path)
+            boundary = Boundary(state["trainer"]["done"], state["cursor"], state["generators"])
+            session = cls(run, tokenizer, learner(model), checkpoints, boundary, updates, path)
             session.trainer.restore(state["trainer"])
-            session.cursor = state["cursor"]
+            restore_generators(boundary.generators)
+            return session
+
+        final = checkpoints.directory / "final"
+        session = None if final.exists() else checkpoints.resume(resumed)
+        if session is None:
+            seed_generators(0)  # nothing of ours draws from them; if something ever does, it is the same in every run
+            source = final if final.exists() else source
+            model, tokenizer = load_pair(source) if isinstance(source, Path) else source()
+            session = cls(run, tokenizer, learner(model), checkpoints, Boundary(0, None, generators()), updates)
+            session.trainer.done = session.trainer.steps if final.exists() else 0
         run.tracker.rewind(session.step)
+        run.stopping.later = True  # from here on there is something to save
         return session
 
     @property
     def model(self) -> Transformer:
         """The model in training."""
         return self.trainer.model
+
+    @property
+    def cursor(self) -> Any:
+        """What the stage handed over with its latest step; None in a fresh run."""
+        return self.boundary.cursor
 
     @property
     def step(self) -> int:
@@ -89,21 +126,82 @@ class Session:
         """The model's context length in tokens."""
         return self.model.config.max_position_embeddings
 
-    def save_if_due(self, cursor: Any) -> None:
-        """Write a checkpoint when it is time; `cursor` is whatever the stage needs to go on from here."""
-        done = self.trainer.done
-        if self.checkpoints.due(self.step) and done < self.trainer.steps:
-            self.checkpoints.save(done, self.write, {"trainer": self.trainer.state(), "cursor": cursor})
+    def learn(self, batches: Sequence[Batch], objective: Objective) -> dict[str, float]:
+        """One optimizer update over its batches; metrics that are shares of the update add up.
+
+        An update that was skipped keeps its batches in bad_batches/, and of its metrics those that are numbers.
+        """
+        update = self.trainer.done
+        metrics = learn(self.trainer, batches, objective)
+        if not self.trainer.skipped:
+            return metrics
+        keep_bad_batches(self.run.directory / BAD, update, batches, self.trainer.judged, metrics["train/gradient/norm"])
+        return {name: value for name, value in metrics.items() if isfinite(value)}
+
+    def keep_best(self, metrics: Mapping[str, float]) -> None:
+        """Keep the weights as they are now, which `metrics` were measured of, if they are the best so far."""
+        self.checkpoints.keep_best(self.step, metrics, self.write)
+
+    def save_if_due(self, cursor: Any, metrics: Mapping[str, float] | None = None) -> None:
+        """End a step: write a checkpoint when it is time, and leave when the run is to stop.
+
+        `cursor` is whatever the stage needs to go on from here, of plain containers, numbers, strings and tensors, and not changed any
+        more once it is handed over. `metrics` were measured of the weights as they are now.
+        """
+        self.boundary = Boundary(self.trainer.done, cursor, generators())
+        self.keep_best(metrics or {})
+        if self.trainer.done == self.trainer.steps:
+            return
+        self._stop_when_nothing_is_learned()
+        if self.checkpoints.due(self.step):
+            self._save()
+        self.stop_if_asked()
+
+    def stop_if_asked(self) -> None:
+        """Save and leave by Stopped when the process was asked to stop; callable anywhere.
+
+        Before a step's first update the step is dropped, to be done again exactly alike; after it the step must end first, and this
+        returns. Never to be called while an update runs in another thread.
+        """
+        if self.run.stopping.asked and self.trainer.done == self.boundary.done:
+            self._save()
+            raise Stopped(f"the state after step {self.step} is saved" if self.step else "no step was made yet")
 
     def write(self, directory: Path) -> None:
         """The model and its tokenizer, in Hugging Face format."""
         save_model(self.model, directory)
         self.tokenizer.save(directory)
 
+    def write_all(self, directory: Path) -> None:
+        """The model, its tokenizer and its companions."""
+        self.write(directory)
+        for name, write in self.companions.items():
+            write(directory / name)
+
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write the final checkpoint, drop the others, and say that the run is done."""
-        final = self.checkpoints.finish(self.write)
-        self.run.finish({**summary, "steps": self.trainer.done, "checkpoint": str(final.relative_to(self.run.directory))})
+        """Write the final checkpoint, drop the others but the best, and say that the run is done."""
+        final, best = self.checkpoints.finish(self.write), self.checkpoints.best()
+        told = {} if best is None else {"best": {**asdict(best), "checkpoint": "checkpoints/best"}}
+        self.run.finish({**summary, **told, "steps": self.trainer.done, "checkpoint": str(final.relative_to(self.run.directory))})
+
+    def _save(self) -> None:
+        at = self.boundary
+        if at.done and not self.checkpoints.path(at.done).exists():
+            state = {"trainer": self.trainer.state(), "cursor": at.cursor, "generators": at.generators}
+            self.checkpoints.save(at.done, self.write_all, state)
+
+    def _stop_when_nothing_is_learned(self) -> None:
+        row = self.trainer.skipped
+        if row < IN_A_ROW:
+            return
+        self.trainer.skipped = 0  # the same command goes on, and may fail as often again
+        self._save()
+        raise LearningError(
+            f"{row} updates in a row were skipped because their loss or gradient was not finite; the state is saved in "
+            f"{self.checkpoints.path(self.boundary.done)}, their batches are in {self.run.directory / BAD} (torch.load opens them): look "
+            "there for extreme advantages or old log-probabilities; lower trainer.optim.schedule.peak or use float32 in a new run, or run "
+            "the same command to go on with the next batch"
+        )
 
 
 def device_of(name: str | None) -> torch.device:
@@ -136,10 +234,10 @@ def check_pair(model: Transformer, tokenizer: Tokenizer, directory: Path) -> Non
         )
 
 
-def learn(trainer: LocalTrainer, batches: list, objective: Any) -> dict[str, float]:
-    """One optimizer step over its batches; metrics that are shares of the step add up."""
+def learn(trainer: LocalTrainer, batches: Sequence[Batch], objective: Objective) -> dict[str, float]:
+    """One optimizer step over its batches; metrics that are shares of the step add up, and of those in /max the most counts."""
     metrics: dict[str, float] = {}
     for batch in batches:
         for name, value in trainer.forward_backward(batch, objective).items():
-            metrics[name] = metrics.get(name, 0.0) + value
+            metrics[name] = max(metrics.get(name, value), value) if name.endswith("/max") else metrics.get(name, 0.0) + value
     return metrics | trainer.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nan
 from pathlib import Path
 from random import Random
 from time import perf_counter
@@ -16,7 +17,7 @@ from afterbase.model.checkpoint import load_config
 from afterbase.objective.likelihood import Likelihood
 from afterbase.records import Sample
 from afterbase.stages.run import Run, StageKind
-from afterbase.stages.session import Session, learn
+from afterbase.stages.session import Session
 from afterbase.text.chat import sft_sample
 from afterbase.text.tokenizer import Tokenizer
 from afterbase.train.packing import pack
@@ -57,13 +58,13 @@ def run_sft(config: SftConfig, run: Run) -> None:
         for step in range(session.step, len(plan)):
             began = perf_counter()
             chosen = [samples[index] for index in plan[step]]
-            metrics = learn(session.trainer, pack(chosen, config.trainer.tokens_per_batch, session.trainer.device), objective)
+            metrics = session.learn(pack(chosen, config.trainer.tokens_per_batch, session.trainer.device), objective)
             tokens = sum(len(sample.tokens) for sample in chosen)
             run.tracker.log(step, {**metrics, "train/tokens/count": tokens, "train/samples/count": len(chosen)})
             run.tracker.time(step, {"time/step/seconds": perf_counter() - began})
-            session.save_if_due(None)
-            progress.advance(1, loss=metrics["train/loss/mean"])
-    session.finish({"loss": session.last["train/loss/mean"], "samples": len(samples), "dropped": dropped})
+            session.save_if_due(None, metrics)
+            progress.advance(1, loss=metrics.get("train/loss/mean", nan))
+    session.finish({"loss": session.last.get("train/loss/mean"), "samples": len(samples), "dropped": dropped})
 
 
 def plan_steps(lengths: list[int], epochs: int, tokens_per_step: int, seed: int) -> list[list[int]]:

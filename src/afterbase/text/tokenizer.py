@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,33 @@ class Tokenizer:
             raise DataError(
                 f"the text {text[:40]!r} holds half a character (a lone surrogate); repair it, it is not valid Unicode"
             ) from None
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of a text from outside, such as a tool's output: a special token or a tag that is written out in it is mere letters.
+
+        So "<|im_end|>" in it ends no turn and "</think>" no thought. A text without any is encoded as `encode` does.
+        """
+        tokens = self.encode(text)
+        if self._markup.isdisjoint(tokens):
+            return tokens
+        tokens = self._letters.encode(text, add_special_tokens=False).ids
+        if self._markup.isdisjoint(tokens):
+            return tokens
+        # A vocabulary in which markup is an ordinary word cannot spell it from single letters.
+        return [
+            token for letter in text for token in self._letters.encode(letter, add_special_tokens=False).ids if token not in self._markup
+        ]
+
+    @cached_property
+    def _markup(self) -> frozenset[int]:
+        """Every added token that is more than white space."""
+        added = self._inner.get_added_tokens_decoder().items()
+        return frozenset({*self.stop_ids, *(i for i, token in added if token.special or token.content.strip())})
+
+    @cached_property
+    def _letters(self) -> tokenizers.Tokenizer:
+        """The same vocabulary without its added tokens, which are looked for in a text before anything else."""
+        return tokenizers.Tokenizer.from_str(json.dumps(json.loads(self._inner.to_str()) | {"added_tokens": []}))
 
     def decode(self, tokens: Sequence[int], skip_special: bool = True) -> str:
         """The text of token ids; special tokens are left out unless asked for, <think> and <answer> tags always stay."""

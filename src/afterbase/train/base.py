@@ -20,7 +20,7 @@ class Objective(Protocol):
     def __call__(
         self, logprobs: Float[Tensor, "P"], batch: Batch, entropy: Float[Tensor, "P"] | None = None
     ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-        """Loss and metrics of one batch, both shares of the optimizer step."""
+        """Loss and metrics of one batch, both shares of the optimizer step, which add up; of metrics in /max the most counts."""
 
 
 class Trainer(Protocol):

@@ -26,10 +26,13 @@ class OptimConfig(Config):
 
 
 def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """The optimizer of a model's trainable parameters."""
+    """The optimizer of a model's trainable parameters; after each step whoever keeps copies of them can see that they changed."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.schedule.peak, betas=config.betas, eps=config.epsilon, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=config.schedule.peak, betas=config.betas, eps=config.epsilon, fused=True)
+    # The fused kernel does not count its changes itself.
+    optimizer.register_step_post_hook(lambda *_: torch.autograd.graph.increment_version(parameters))
+    return optimizer

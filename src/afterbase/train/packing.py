@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from afterbase.dist import summed
 from afterbase.records import Batch, Sample
 from afterbase.segments import Segments
 
@@ -18,7 +19,7 @@ def pack(
     """One optimizer step's samples as streams of at most `tokens_per_batch` tokens (a longer sample gets a stream of its own).
 
     Samples are laid out by length: neighbours of similar length waste least, and no gradient depends on the order.
-    `totals` is (learned tokens, sequences) of the whole step when `samples` leave some of it out.
+    `totals` is (learned tokens, sequences) of the whole step when `samples` leave some of it out; see `step_totals`.
     """
     learned = [sum(sample.learn[1:]) for sample in samples]
     total_tokens, total_sequences = totals or (sum(learned), sum(count > 0 for count in learned))
@@ -27,6 +28,16 @@ def pack(
     order.sort(key=lambda place: samples[place].temperature)  # stable: by length within a temperature
     groups = _groups(order, samples, tokens_per_batch)
     return [_batch([samples[place] for place in group], tuple(group), total_tokens, total_sequences, device) for group in groups]
+
+
+def step_totals(samples: Sequence[Sample]) -> tuple[int, int]:
+    """Learned tokens and sequences of an optimizer step over every process that takes it: the divisors of its means.
+
+    Each process gives its own samples. The step's gradient is then the sum over processes, not their mean.
+    """
+    learned = [sum(sample.learn[1:]) for sample in samples]
+    tokens, sequences = summed((sum(learned), sum(count > 0 for count in learned)))
+    return tokens, sequences
 
 
 def unpacked(batch: Batch, values: Float[Tensor, "P"]) -> Iterator[tuple[int, tuple[float, ...]]]:

@@ -1,20 +1,27 @@
-"""Checkpoints of a run that is going on: written whole or not at all, and exact to resume from."""
+"""Checkpoints of a run that is going on: written whole or not at all, exact to resume from, and told apart when one is damaged."""
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, TypeVar
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from afterbase.config import Config
 from afterbase.errors import CheckpointError
-from afterbase.lineage import atomic_directory
+from afterbase.lineage import fill_directory, mend_directory, write_atomic
 
-STATE = "training_state.pt"
+T = TypeVar("T")
+
+STATE, CONTENTS, BEST = "training_state.pt", "contents.json", "best.json"
 
 
 class SavingConfig(Config):
@@ -22,48 +29,154 @@ class SavingConfig(Config):
 
     every: int = Field(50, gt=0)
     """Steps between checkpoints; a killed run loses at most this many steps of time, and no result."""
+    minutes: float | None = Field(None, gt=0)
+    """Also after a step that ends this many minutes after the latest checkpoint; unset: by steps alone."""
     keep: int = Field(2, gt=0)
     """How many of the latest checkpoints stay on disk."""
+    best: str | None = "eval/accuracy/mean"
+    """The metric by which the best model is kept as well, as checkpoints/best; a minus before its name prefers small values. A run that
+    has no such metric keeps none; an empty name switches it off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best model so far, e.g. Best("eval/accuracy/mean", 0.61, 40)."""
+
+    metric: str
+    """By which it was chosen."""
+    value: float
+    """What was measured."""
+    step: int
+    """How many steps of the run are behind it: in RL, the round that began with the measurement."""
 
 
 class Checkpoints:
-    """The numbered checkpoints in one run's `checkpoints/` directory; number n is the state after n updates."""
+    """One run's `checkpoints/` directory: number n is the state after n updates; beside them `best` and, at the end, `final`."""
 
     def __init__(self, directory: Path, config: SavingConfig) -> None:
         self.directory, self.config = directory, config
+        self.written = monotonic()
+        mend_directory(self.directory / "best")
 
     def due(self, done: int) -> bool:
-        """Whether a checkpoint belongs after `done` updates."""
-        return done % self.config.every == 0
+        """Whether a checkpoint belongs after `done` steps."""
+        late = self.config.minutes is not None and monotonic() - self.written >= 60 * self.config.minutes
+        return late or done % self.config.every == 0
 
-    def latest(self) -> tuple[int, Path] | None:
-        """The newest whole checkpoint."""
-        found = [(int(path.name), path) for path in self.directory.glob("*") if path.name.isdigit()]
-        return max(found) if found else None
+    def path(self, done: int) -> Path:
+        """Where the state after `done` updates lies."""
+        return self.directory / f"{done:06d}"
 
-    def save(self, done: int, write_model: Callable[[Path], None], state: dict[str, Any]) -> None:
+    def save(self, done: int, write_model: Callable[[Path], None], state: dict[str, Any]) -> Path:
         """Write the model by `write_model` and the training state beside it, then drop old checkpoints."""
-        with atomic_directory(self.directory / f"{done:06d}") as path:
+        assert _is_plain(state), "a state must be made of plain containers, numbers, strings and tensors, or it cannot be loaded again"
+
+        def fill(path: Path) -> None:
             write_model(path)
             torch.save(state, path / STATE)
-        old = sorted((path for path in self.directory.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
-        for path in old[: -self.config.keep]:
-            shutil.rmtree(path)
+            sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in sorted(path.rglob("*")) if file.is_file()}
+            write_atomic(path / CONTENTS, json.dumps(sizes, indent=1) + "\n")  # last of all: what it lists was written whole
 
-    def load_state(self, path: Path) -> dict[str, Any]:
-        """The training state of one checkpoint."""
+        fill_directory(self.path(done), fill)
+        self.written = monotonic()
+        for path in self._numbered()[: -self.config.keep]:
+            shutil.rmtree(path)
+        return self.path(done)
+
+    def resume(self, load: Callable[[Path, dict[str, Any]], T]) -> T | None:
+        """What `load` makes of the newest checkpoint that is whole and of its training state; None when there is no checkpoint.
+
+        Damaged ones that are newer are moved aside, in one line on standard error each; CheckpointError when all are damaged.
+        """
+        damaged: list[tuple[Path, CheckpointError]] = []
+        for path in reversed(self._numbered()):
+            try:
+                check_whole(path)
+                loaded = load(path, load_state(path))
+            except CheckpointError as error:
+                damaged.append((path, error))
+                continue
+            for bad, why in damaged:
+                print(f"afterbase: {why}; it is kept as {_move_aside(bad).name}, going on from {path}", file=sys.stderr)
+            return loaded
+        if damaged:
+            first = "; ".join(str(why) for _, why in damaged[:2])
+            raise CheckpointError(
+                f"no checkpoint in {self.directory} is whole ({first}); bring one back from a copy, or delete that directory to begin anew"
+            )
+        return None
+
+    def keep_best(self, step: int, metrics: dict[str, float], write_model: Callable[[Path], None]) -> None:
+        """Make this model the best one, when `metrics` say so; of equals the earlier stays."""
+        name = self.config.best or ""
+        value = metrics.get(name.removeprefix("-"))
+        if value is None or value != value:
+            return
+        best, sign = self.best(), -1 if name.startswith("-") else 1
+        if best is not None and sign * value <= sign * best.value:
+            return
+
+        def fill(path: Path) -> None:
+            write_model(path)
+            write_atomic(path / BEST, json.dumps(asdict(Best(name.removeprefix("-"), float(value), step))) + "\n")
+
+        fill_directory(self.directory / "best", fill, replace=True)
+
+    def best(self) -> Best | None:
+        """What is known of the best model so far."""
+        path = self.directory / "best" / BEST
         try:
-            return torch.load(path / STATE, map_location="cpu", weights_only=True)
-        except Exception as error:  # damaged bytes make the unpickler fail in any way they like
-            raise CheckpointError(f"{path / STATE} cannot be read ({error}); delete {path} to resume from the one before") from None
+            return Best(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None  # none was kept, or it is damaged and the next one takes its place
 
     def finish(self, write_model: Callable[[Path], None]) -> Path:
         """Write the finished model, without training state, as `final`, and drop the numbered ones."""
         final = self.directory / "final"
         if not final.exists():
-            with atomic_directory(final) as path:
-                write_model(path)
-        for path in self.directory.glob("*"):
-            if path.name.isdigit():
-                shutil.rmtree(path)
+            fill_directory(final, write_model)
+        for path in [*self._numbered(), *self.directory.glob("*.damaged")]:
+            shutil.rmtree(path)
         return final
+
+    def _numbered(self) -> list[Path]:
+        """Oldest first."""
+        found = [path for path in self.directory.glob("*") if path.name.isdigit() and path.is_dir()]
+        return sorted(found, key=lambda path: int(path.name))
+
+
+def check_whole(path: Path) -> None:
+    """CheckpointError when a checkpoint lacks one of the files that were written, or a part of one."""
+    try:
+        sizes = json.loads((path / CONTENTS).read_text(encoding="utf-8"))
+        for name, size in sizes.items():
+            found = (path / name).stat().st_size if (path / name).exists() else None
+            if found != size:
+                there = "is missing" if found is None else f"has {found:,} bytes of {size:,}"
+                raise CheckpointError(f"{path} is not whole: {name} {there}")
+    except (OSError, ValueError, AttributeError):
+        raise CheckpointError(f"{path} is not whole: {CONTENTS}, which is written last, is missing or damaged") from None
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """The training state of one checkpoint."""
+    try:
+        return torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes make the unpickler fail in any way they like
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path / STATE} cannot be read ({why})") from None
+
+
+def _move_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    return path.rename(aside)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether `torch.load` reads it without running code."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.keys())) and all(map(_is_plain, value.values()))
+    if type(value) in (list, tuple, set):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, Tensor) or type(value) in (bool, int, float, str, bytes, complex)

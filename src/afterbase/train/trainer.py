@@ -52,7 +52,13 @@ class LocalTrainer:
         self.device = next(model.parameters()).device
         self.optimizer = adamw(model, config.optim)
         self.trace = Trace(config.balance_loss)
+        self.losses: list[Tensor] = []
+        """Of the batches since the last step, one each."""
+        self.judged: list[Tensor] = []
+        """Those of the last step."""
         self.done = 0
+        self.skipped = 0
+        """Updates in a row, up to now, that were skipped."""
 
     def forward_backward(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Add one batch's gradient; returns its share of the step's metrics."""
@@ -68,26 +74,28 @@ class LocalTrainer:
         if balance is not None:
             # Each batch's balance loss is a mean over its sequences: weigh it by its share of the step's.
             loss = loss + balance * (len(batch.segments.lengths) / batch.total_sequences)
+        self.losses.append(loss.detach())
         loss.backward()
         return metrics
 
     def step(self) -> dict[str, float]:
         """Clip, update, nudge the routing biases, and forget the gradients.
 
-        A gradient that is not finite updates nothing and is counted: one bad batch must not ruin the weights.
+        A loss or gradient that is not finite updates nothing and is counted: one bad batch must not ruin the weights.
         """
         rate = learning_rate(self.config.optim.schedule, self.done, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
-        finite = bool(norm.isfinite())
+        finite = bool(torch.stack([norm, *self.losses]).isfinite().all())  # one question to the device for all of them
         if finite:
             self.optimizer.step()
             torch.autograd.graph.increment_version(list(self.model.parameters()))  # the fused kernel does not; an engine watches for it
         self.optimizer.zero_grad(set_to_none=True)
         busiest = update_bias(self.trace.loads, self.config.balance_speed) if finite else {}
-        self.trace = Trace(self.config.balance_loss)
+        self.trace, self.losses, self.judged = Trace(self.config.balance_loss), [], self.losses
         self.done += 1
+        self.skipped = 0 if finite else self.skipped + 1
         skipped = {} if finite else {"train/skipped_updates/count": 1}
         return {"train/gradient/norm": float(norm), "train/learning_rate/value": rate, **busiest, **skipped}
 
@@ -107,11 +115,11 @@ class LocalTrainer:
 
     def state(self) -> dict[str, Any]:
         """Everything besides the weights that the next step depends on."""
-        return {"done": self.done, "optimizer": self.optimizer.state_dict()}
+        return {"done": self.done, "skipped": self.skipped, "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on exactly where `state` was taken."""
-        self.done = state["done"]
+        self.done, self.skipped = state["done"], state["skipped"]
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _autocast(self) -> torch.autocast:

@@ -1,0 +1,156 @@
+"""Attention of one new token per row over the slot cache: head norms, rotation, cache write and softmax in one kernel.
+
+The query heads that share a key head are one matrix, so a row's memory is read once. Each row is read up to its own length, which stays
+on the device. Where rows are few, several programs share a row and a second kernel joins their parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+
+BLOCK = 64
+"""Remembered tokens that one turn of the loop reads."""
+PROGRAMS = 264
+"""Programs that keep a large GPU busy, two for each of its multiprocessors; with fewer, rows are split."""
+MOST_SPLITS = 16
+
+
+@triton.jit
+def _turned(heads, width_index, rows, weight, cos, sin, position, eps, NORM: tl.constexpr, WIDTH: tl.constexpr, inside):
+    """Heads [R, WIDTH] at the pointers `heads + rows`, normalized and rotated in float32, rounded to what products read."""
+    half: tl.constexpr = WIDTH // 2
+    partner = (width_index + half) % WIDTH
+    own = tl.load(heads + rows[:, None] + width_index[None, :], mask=inside[:, None], other=0.0)
+    other = tl.load(heads + rows[:, None] + partner[None, :], mask=inside[:, None], other=0.0)
+    kind = own.dtype
+    own, other = own.to(tl.float32), other.to(tl.float32)
+    if NORM:  # rounded before the weight multiplies, as the model's norm does
+        inverse = tl.rsqrt(tl.sum(own * own, axis=1) / WIDTH + eps)[:, None]
+        own = (own * inverse).to(kind).to(tl.float32) * tl.load(weight + width_index)[None, :]
+        other = (other * inverse).to(kind).to(tl.float32) * tl.load(weight + partner)[None, :]
+    angle = position * half + width_index % half
+    sign = tl.where(width_index < half, -1.0, 1.0)
+    return (own * tl.load(cos + angle)[None, :] + other * (tl.load(sin + angle) * sign)[None, :]).to(kind)
+
+
+@triton.jit
+def _attend(
+    qkv, q_weight, k_weight, cos, sin, lengths, done, keys, values, mixed, peaks, sums,
+    eps, scale, room,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr,
+    NORM: tl.constexpr, SPLITS: tl.constexpr, TOKENS: tl.constexpr,
+):  # fmt: skip
+    row, head, part = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    live = tl.load(done + row) == 0
+    position = tl.where(live, tl.load(lengths + row), 0)  # a row that is done reads nothing and leaves the memory as it is
+    width, member, token = tl.arange(0, WIDTH), tl.arange(0, PADDED), tl.arange(0, TOKENS)
+    here, inside, only = qkv + row * (HEADS + 2 * KV_HEADS) * WIDTH, member < GROUP, tl.arange(0, 1)
+    queries = _turned(here, width, (head * GROUP + member) * WIDTH, q_weight, cos, sin, position, eps, NORM, WIDTH, inside)
+    base = (row * KV_HEADS + head) * room * WIDTH
+
+    peak = tl.full((PADDED,), -float("inf"), tl.float32)
+    weight = tl.zeros((PADDED,), tl.float32)
+    mix = tl.zeros((PADDED, WIDTH), tl.float32)
+    if part == 0:  # the new token itself, which nobody needs to read back
+        key = _turned(here, width, (HEADS + head + only) * WIDTH, k_weight, cos, sin, position, eps, NORM, WIDTH, only == 0)
+        value = tl.load(here + (HEADS + KV_HEADS + head + only[:, None]) * WIDTH + width[None, :])
+        place = base + (position + only[:, None]) * WIDTH + width[None, :]
+        tl.store(keys + place, key, mask=live)
+        tl.store(values + place, value, mask=live)
+        peak = tl.sum(queries.to(tl.float32) * key.to(tl.float32), axis=1) * scale
+        weight += 1.0
+        mix += value.to(tl.float32)
+
+    share = tl.cdiv(tl.cdiv(position, SPLITS), TOKENS) * TOKENS
+    end = tl.minimum(position, (part + 1) * share)
+    for start in range(part * share, end, TOKENS):
+        seen = start + token < end
+        cell = base + (start + token)[:, None] * WIDTH + width[None, :]
+        key = tl.load(keys + cell, mask=seen[:, None], other=0.0)
+        scores = tl.where(seen[None, :], tl.dot(queries, tl.trans(key)) * scale, -float("inf"))
+        higher = tl.maximum(peak, tl.max(scores, axis=1))
+        shares = tl.exp(scores - higher[:, None])
+        shrink = tl.exp(peak - higher)
+        weight = weight * shrink + tl.sum(shares, axis=1)
+        value = tl.load(values + cell, mask=seen[:, None], other=0.0)
+        mix = mix * shrink[:, None] + tl.dot(shares.to(value.dtype), value)
+        peak = higher
+
+    query = head * GROUP + member
+    if SPLITS == 1:
+        to = mixed + (row * HEADS + query)[:, None] * WIDTH + width[None, :]
+        tl.store(to, (mix / weight[:, None]).to(mixed.dtype.element_ty), mask=inside[:, None])
+    else:
+        slot = (row * HEADS + query) * SPLITS + part
+        tl.store(mixed + slot[:, None] * WIDTH + width[None, :], mix, mask=inside[:, None])
+        tl.store(peaks + slot, peak, mask=inside)
+        tl.store(sums + slot, weight, mask=inside)
+
+
+@triton.jit
+def _join(parts, peaks, sums, mixed, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
+    head = tl.program_id(0).to(tl.int64)
+    part, width = tl.arange(0, SPLITS), tl.arange(0, WIDTH)
+    peak = tl.load(peaks + head * SPLITS + part)
+    share = tl.exp(peak - tl.max(peak, axis=0))  # 0 for a part that had nothing to read
+    total = tl.sum(share * tl.load(sums + head * SPLITS + part), axis=0)
+    mix = tl.load(parts + (head * SPLITS + part)[:, None] * WIDTH + width[None, :])
+    out = tl.sum(mix * share[:, None], axis=0) / total
+    tl.store(mixed + head * WIDTH + width, out.to(mixed.dtype.element_ty))
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The shape of a model's attention, and the constants that go with it."""
+
+    queries: int
+    """n_h."""
+    keys: int
+    """Heads of keys and values."""
+    width: int
+    """d_h."""
+    eps: float
+    """Of the head norms."""
+    cos: Float[Tensor, "room half"]
+    """Cosines of every position's angles."""
+    sin: Float[Tensor, "room half"]
+    """Sines of every position's angles."""
+
+
+def decode_attention(
+    qkv: Float[Tensor, "n out"],
+    norms: tuple[Tensor, Tensor] | None,
+    heads: Heads,
+    lengths: Int[Tensor, "n"],
+    done: Int[Tensor, "n"],
+    memories: tuple[Float[Tensor, "rows hk room d"], Float[Tensor, "rows hk room d"]],
+    splits: int | None = None,
+) -> Float[Tensor, "n query"]:
+    """Write each row's new key and value at its length, and attend to everything up to there; rows that are `done` write nothing."""
+    rows, group = len(qkv), heads.queries // heads.keys
+    splits = splits or parts_of(rows * heads.keys)
+    mixed = qkv.new_empty(rows, heads.queries * heads.width)
+    parts, peaks, sums = mixed, mixed, mixed
+    if splits > 1:
+        parts = torch.empty(rows * heads.queries, splits, heads.width, device=qkv.device)
+        peaks, sums = torch.empty(2, rows * heads.queries, splits, device=qkv.device)
+    _attend[(rows, heads.keys, splits)](
+        qkv, *(norms or (heads.cos, heads.cos)), heads.cos, heads.sin, lengths, done, *memories, parts, peaks, sums,
+        heads.eps, heads.width**-0.5, memories[0].shape[2],
+        heads.queries, heads.keys, group, max(16, triton.next_power_of_2(group)), heads.width, norms is not None, splits, BLOCK,
+        num_warps=4, num_stages=3,
+    )  # fmt: skip
+    if splits > 1:
+        _join[(rows * heads.queries,)](parts, peaks, sums, mixed, heads.width, splits, num_warps=1)
+    return mixed
+
+
+def parts_of(programs: int) -> int:
+    """A power of two: among how many programs each row's memory is divided."""
+    return max(1, min(MOST_SPLITS, triton.next_power_of_2(PROGRAMS // programs + 1) // 2))

@@ -1,0 +1,141 @@
+"""Decoding steps of dense models on CUDA in bfloat16, each recorded once as a graph and then replayed.
+
+A step reads and writes the rows' own tensors on the device (latest token, lengths, counts, tokens, log-probabilities), so that several
+follow each other without the host. Graphs exist for a ladder of batch sizes and hold pointers: they are recorded again when a tensor
+moved. The arithmetic is the trainer's: float32 residual stream, norms, rotation and softmax, bfloat16 products.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from afterbase.engine.cuda.attention import Heads, decode_attention
+from afterbase.engine.cuda.draw import drawn, record
+from afterbase.engine.rows import IDLE, Rows
+from afterbase.engine.runner import FusedLayer, is_plain
+from afterbase.model.cache import Cache, CacheStep
+from afterbase.model.cuda import layers, vocabulary
+from afterbase.model.norm import RMSNorm
+from afterbase.model.transformer import Transformer
+from afterbase.segments import Segments
+
+FINE, COARSE = 16, 32
+"""The ladder of batch sizes: powers of two up to FINE, then multiples of FINE, from 8 times that of COARSE."""
+WIDTHS = (16, 32, 64, 128, 256)
+"""Head widths that the attention kernel is written for."""
+
+
+class GraphRunner:
+    """Decodes from bfloat16 copies of the weights, which `refresh` fills anew in place."""
+
+    compact = True
+    """The cache is bfloat16 as well."""
+    alone = True
+    """A burst of steps needs no host."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        self.layers = [FusedLayer.of(block, torch.bfloat16) for block in model.model.layers]
+        self.head = model.lm_head.weight.detach().to(torch.bfloat16)
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self.pointers: tuple[int, ...] = ()
+        self.cache: Cache | None = None
+        self.heads: Heads | None = None
+
+    @staticmethod
+    def fits(model: Transformer) -> bool:
+        """Whether this model's steps can be recorded: plain, float32 weights, a head width that the kernel knows."""
+        return is_plain(model.config) and model.lm_head.weight.dtype == torch.float32 and model.config.head_dim in WIDTHS
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the weights as they are now, into the memory that the graphs read."""
+        for layer, block in zip(self.layers, self.model.model.layers, strict=True):
+            layer.refresh(block)
+        self.head.copy_(self.model.lm_head.weight)
+
+    def burst(self, rows: Rows, cache: Cache, steps: int) -> None:
+        """Give every running row that many tokens, or fewer if it ends, without waiting for the device."""
+        size = min(rung(rows.running), len(rows.done))
+        self._prepare(rows, cache)
+        if size not in self.graphs:
+            self.graphs[size] = self._recorded(rows, cache, size)
+        for _ in range(steps):
+            self.graphs[size].replay()
+
+    def decode(self, tokens: Int[Tensor, "n"], segments: Segments, step: CacheStep) -> Float[Tensor, "n V"]:
+        """Logits of the next tokens, for draws that need the host."""
+        self._take(step.cache)
+        return self._logits(tokens, segments.positions, torch.zeros_like(tokens, dtype=torch.int8), step.cache)
+
+    def step(self, rows: Rows, cache: Cache, size: int) -> None:
+        """One token for each of the first `size` rows that is not done."""
+        self._take(cache)
+        logits = self._logits(rows.latest[:size], rows.lengths[:size], rows.done[:size], cache)
+        record(rows, size, *drawn(logits, rows.temperature[:size], rows.keys[:size], rows.counts[:size]))
+
+    def _logits(self, tokens: Int[Tensor, "n"], lengths: Int[Tensor, "n"], done: Int[Tensor, "n"], cache: Cache) -> Float[Tensor, "n V"]:
+        with torch.autocast(tokens.device.type, enabled=False):
+            trunk = self.model.model
+            hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight), None
+            for block, layer, memories in zip(trunk.layers, self.layers, cache.layers, strict=True):
+                attention = block.self_attn
+                norms = (attention.q_norm.weight, attention.k_norm.weight) if self.model.config.qk_norm else None
+                qkv = F.linear(self._add(hidden, delta, block.input_layernorm), layer.qkv, layer.qkv_bias)
+                delta = F.linear(decode_attention(qkv, norms, self.heads, lengths, done, memories), layer.out)
+                both = F.linear(self._add(hidden, delta, block.post_attention_layernorm), layer.gate_up)
+                gate, up = both.chunk(2, dim=1)
+                delta = F.linear(layers.swiglu(gate, up, torch.empty_like(gate, memory_format=torch.contiguous_format)), layer.down)
+            return self.logits(self._add(hidden, delta, trunk.norm))
+
+    def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n V"]:
+        """The head on hidden states, in float32 as the trainer has them."""
+        return vocabulary.product(hidden.to(torch.bfloat16), self.head.T)
+
+    def _add(self, hidden: Tensor, delta: Tensor | None, norm: RMSNorm) -> Tensor:
+        """The residual stream with `delta` added in place; returns its norm."""
+        return layers.add_normalize(hidden, delta, norm.weight, norm.eps, torch.bfloat16, in_place=True)[2]
+
+    def _take(self, cache: Cache) -> None:
+        """The rotations of every position that a new cache has room for."""
+        if self.cache is not cache:
+            config, device = self.model.config, cache.blocks[0].device
+            rotation = self.model.rotary(torch.arange(cache.room, device=device))
+            sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps
+            self.heads = Heads(*sizes, rotation.cos[:, 0].contiguous(), rotation.sin[:, 0].contiguous())
+            self.cache = cache
+
+    def _prepare(self, rows: Rows, cache: Cache) -> None:
+        """Forget the graphs if anything that they point to has moved."""
+        read = (*self.model.parameters(), *cache.blocks, rows.tokens, rows.stop_ids)
+        pointers = tuple(tensor.data_ptr() for tensor in read)
+        if pointers != self.pointers or cache is not self.cache:
+            self.graphs, self.pointers = {}, pointers
+
+    def _recorded(self, rows: Rows, cache: Cache, size: int) -> torch.cuda.CUDAGraph:
+        """One step of that many rows as a graph; whatever is compiled or set up on first use happens before, while no row runs."""
+        running = rows.done.clone()
+        rows.done.fill_(IDLE)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                self.step(rows, cache, size)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        pool = next(iter(self.graphs.values())).pool() if self.graphs else None
+        with torch.cuda.graph(graph, pool=pool):
+            self.step(rows, cache, size)
+        rows.done.copy_(running)
+        return graph
+
+
+def rung(rows: int) -> int:
+    """The smallest size of the ladder that holds that many rows."""
+    if rows <= FINE:
+        return 1 << (rows - 1).bit_length()
+    step = FINE if rows <= 8 * FINE else COARSE
+    return -(-rows // step) * step

@@ -1,0 +1,90 @@
+"""Linear layers that read the same input; on a GPU in half precision their product is one, with its gradients summed in float32.
+
+The weights stay float32, as autocast wants them. What autocast would cast at every use is copied once for each version of the weights,
+side by side, so that what narrow layers (a few shared keys) would do slowly by themselves is done by one wide product.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from afterbase.model import cuda
+
+HALF = {torch.bfloat16, torch.float16}
+
+
+class Joined:
+    """Some linear layers of one input. It owns no weights: state dicts and devices are the layers' own business."""
+
+    def __init__(self, *layers: nn.Linear) -> None:
+        self.layers = layers
+        self.key: tuple | None = None
+        self.weight = self.bias = torch.empty(0)
+
+    def __call__(self, hidden: Float[Tensor, "T d"]) -> tuple[Tensor, ...]:
+        """Each layer's product."""
+        if not self._fits(hidden):
+            return tuple(layer(hidden) for layer in self.layers)
+        dtype = torch.get_autocast_dtype("cuda")
+        self._copy(dtype)
+        with torch.autocast("cuda", enabled=False):
+            biases = [layer.bias for layer in self.layers if layer.bias is not None]
+            weights = [layer.weight for layer in self.layers]
+            return Product.apply(hidden.to(dtype), self.weight, self.bias, len(weights), *weights, *biases)
+
+    def _fits(self, hidden: Tensor) -> bool:
+        half = hidden.is_cuda and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") in HALF
+        biased = {layer.bias is None for layer in self.layers}
+        return half and hidden.dim() == 2 and len(biased) == 1 and all(layer.weight.dtype == torch.float32 for layer in self.layers)
+
+    @torch.no_grad()
+    def _copy(self, dtype: torch.dtype) -> None:
+        """Copies of the weights in half precision, unless those at hand are of these very weights."""
+        own = [tensor for layer in self.layers for tensor in (layer.weight, layer.bias) if tensor is not None]
+        key = (dtype, *((tensor._version, tensor.data_ptr()) for tensor in own))
+        if key != self.key:
+            self.weight = torch.cat([layer.weight.to(dtype) for layer in self.layers])
+            biases = [layer.bias.to(dtype) for layer in self.layers if layer.bias is not None]
+            self.bias, self.key = torch.cat(biases) if biases else None, key
+
+
+class Product(torch.autograd.Function):
+    """hidden @ weight.T + bias in half precision, handed out in parts; the gradients of weights and biases come in float32."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, parts: int, *parameters: Tensor) -> tuple[Tensor, ...]:
+        """One view of the product for each of the first `parts` parameters, which are the weights; the others are their biases."""
+        ctx.save_for_backward(hidden, weight)
+        ctx.widths, ctx.biased = [each.shape[0] for each in parameters[:parts]], bias is not None
+        whole = hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
+        return whole.split(ctx.widths, dim=1)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The input's gradient in its dtype; those of weights and biases are not rounded to it."""
+        hidden, weight = ctx.saved_tensors
+        gradient = side_by_side(gradients)
+        into_hidden = gradient @ weight if ctx.needs_input_grad[0] else None
+        into: list[Tensor | None] = [None] * (len(ctx.widths) * (2 if ctx.biased else 1))
+        if any(ctx.needs_input_grad[4:]):
+            into[: len(ctx.widths)] = cuda.product(gradient.T, hidden).split(ctx.widths)
+            if ctx.biased:
+                into[len(ctx.widths) :] = gradient.sum(0, dtype=torch.float32).split(ctx.widths)
+        return into_hidden, None, None, None, *into
+
+
+def side_by_side(parts: tuple[Float[Tensor, "T part"], ...]) -> Float[Tensor, "T whole"]:
+    """The matrix that these are the columns of: itself where they lie in one already, else a copy."""
+    first, width = parts[0], sum(part.shape[1] for part in parts)
+    place = first.data_ptr()
+    for part in parts:
+        if (
+            part.stride() != (width, 1)
+            or part.data_ptr() != place
+            or part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+        ):
+            return torch.cat(parts, dim=1)
+        place += part.shape[1] * part.element_size()
+    return first.as_strided((first.shape[0], width), (width, 1))

@@ -1,0 +1,64 @@
+"""Prompts put to the engine as their domain wants it, and the answers put to the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from afterbase.engine.local import LocalEngine
+from afterbase.records import Prompt, Rollout, Sampling
+from afterbase.rewards.base import Reward
+from afterbase.rollouts.sample import sample_group
+from afterbase.rollouts.tools import EnvironmentConfig
+from afterbase.rollouts.turns import Env, converse
+from afterbase.stages.rl_config import RlConfig
+from afterbase.text.tokenizer import Tokenizer
+
+
+class Asker:
+    """One engine, one judge, and an environment for each kind that a recipe names."""
+
+    def __init__(self, config: RlConfig, engine: LocalEngine, tokenizer: Tokenizer, judge: Reward) -> None:
+        self.config, self.engine, self.tokenizer, self.judge = config, engine, tokenizer, judge
+        wanted = [config.environment, *(domain.environment for domain in config.domains.values())]
+        self.environments: dict[str, Env] = {_key(each): each.build() for each in wanted if each is not None}
+
+    def sampling(self, prompt: Prompt, seed: int) -> Sampling:
+        """How training draws the answers to a prompt."""
+        return self.config.drawing(prompt.domain).sampling(seed)
+
+    async def draw(self, prompt: Prompt, sampling: Sampling, n: int) -> list[Rollout]:
+        """n answers to one prompt, in one turn or in conversation with its domain's environment."""
+        settings = self.config.surroundings(prompt.domain)
+        asked = self.engine, self.tokenizer, prompt, self.config.template, sampling, n
+        if settings is None:
+            rollouts = await sample_group(*asked)
+        else:
+            rollouts = await converse(*asked, self.environments[_key(settings)])
+        return [replace(rollout, seed=sampling.seed) for rollout in rollouts]
+
+    async def judged(self, rollouts: list[Rollout]) -> list[Rollout]:
+        """The same answers with their scores."""
+        scores = await self.judge.group(rollouts)
+        return [rollout.judged(score) for rollout, score in zip(rollouts, scores, strict=True)]
+
+    async def ask(self, prompt: Prompt, sampling: Sampling, n: int) -> list[Rollout]:
+        """n judged answers to one prompt."""
+        return await self.judged(await self.draw(prompt, sampling, n))
+
+    async def close(self) -> None:
+        """End the environments, the engine and the judge, each whatever becomes of the others."""
+        for each in (*self.environments.values(), self.judge, self.engine):
+            await each.close()
+
+
+def _key(settings: EnvironmentConfig) -> str:
+    return settings.model_dump_json()
+
+
+def outcomes(groups: Iterable[list[Rollout]]) -> Iterable[tuple[str, int, int]]:
+    """Of each group: the prompt's id, how many answers were right, and how many could be judged."""
+    for group in groups:
+        judged = [rollout.score.outcome for rollout in group if rollout.score.outcome != "error"]
+        if judged:
+            yield group[0].prompt.id, judged.count("correct"), len(judged)

@@ -1,0 +1,217 @@
+"""The kernels of decoding on CUDA against torch: natively where there is a GPU, in Triton's interpreter elsewhere."""
+
+import asyncio
+import os
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+pytest.importorskip("triton", reason="Triton is not installed here, so its kernels cannot run, not even interpreted")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are defined, below
+
+from triton import language as tl
+from triton.runtime import interpreter
+
+from afterbase.engine.cuda.attention import Heads, decode_attention, parts_of
+from afterbase.engine.cuda.draw import CHUNK, drawn, record
+from afterbase.engine.cuda.runner import GraphRunner, rung
+from afterbase.engine.draw import Knobs, inverted, row_key, uniforms
+from afterbase.engine.rows import IDLE, Group, Rows
+from afterbase.engine.runner import PlainRunner
+from afterbase.model.cache import Cache
+from afterbase.model.cuda import vocabulary
+from afterbase.records import Sampling
+from afterbase.segments import Segments
+
+BF16 = torch.bfloat16
+
+
+@pytest.fixture(autouse=True)
+def on_a_cpu(monkeypatch):
+    """What a CPU lacks: products of halves summed in float32; and Triton 3.6's interpreter: those too, and loops of unknown length."""
+    if DEVICE.type == "cpu":
+        patch = interpreter._patch_lang_tensor
+
+        def with_index(tensor, scope):
+            patch(tensor, scope)
+            scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+        dot = interpreter.InterpreterBuilder.create_dot
+
+        def wide_dot(self, a, b, *rest):
+            return dot(self, *(self.cast_impl(x, tl.float32) if x.dtype == tl.bfloat16 else x for x in (a, b)), *rest)
+
+        monkeypatch.setattr(interpreter, "_patch_lang_tensor", with_index)
+        monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", wide_dot)
+        monkeypatch.setattr(vocabulary, "product", lambda a, b: a.float() @ b.float())
+
+
+def normal(*shape, seed=0, dtype=torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def slow_attention(qkv, norms, heads, lengths, keys, values):
+    """Row by row in float64; the memories are changed in place."""
+    group, out = heads.queries // heads.keys, []
+    for row, length in enumerate(lengths.tolist()):
+        q, k, v = qkv[row].double().view(-1, heads.width).split([heads.queries, heads.keys, heads.keys])
+        if norms:
+            q, k = (F.rms_norm(x, (heads.width,), w.double(), heads.eps) for x, w in zip((q, k), norms, strict=True))
+        cos, sin = heads.cos[length].double(), heads.sin[length].double()
+        q, k = (
+            torch.cat((x[:, : len(cos)] * cos - x[:, len(cos) :] * sin, x[:, len(cos) :] * cos + x[:, : len(cos)] * sin), 1) for x in (q, k)
+        )
+        keys[row, :, length], values[row, :, length] = k.to(keys.dtype), v.to(values.dtype)
+        past_keys, past_values = (m[row, :, : length + 1].double().repeat_interleave(group, 0) for m in (keys, values))
+        shares = (past_keys @ q[:, :, None]).squeeze(2).mul(heads.width**-0.5).softmax(1)
+        out.append((shares[:, None] @ past_values).flatten())
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+def test_attention_reads_each_row_up_to_its_own_length(dtype, normed, splits):
+    """Seven heads on each of two keys; rows of 0, 1, 64, 65 and 299 tokens, beyond which the memory is poisoned."""
+    lengths, room, width = torch.tensor([0, 1, 64, 65, 299], device=DEVICE), 300, 16
+    angles = normal(room, width // 2, seed=9)
+    heads = Heads(14, 2, width, 1e-6, angles.cos(), angles.sin())
+    norms = (normal(width, seed=3), normal(width, seed=4)) if normed else None
+    qkv, memories = normal(5, 18 * width, dtype=dtype), [normal(6, 2, room, width, seed=seed, dtype=dtype) for seed in (1, 2)]
+    for row, length in enumerate(lengths.tolist()):
+        for memory in memories:
+            memory[row, :, length:] = torch.nan
+    expected = [memory.clone() for memory in memories]
+    wanted = slow_attention(qkv, norms, heads, lengths, *expected)
+    found = decode_attention(qkv, norms, heads, lengths, torch.zeros(5, dtype=torch.int8, device=DEVICE), tuple(memories), splits)
+    slack = 1e-5 if dtype == torch.float32 and DEVICE.type == "cpu" else 3e-2
+    torch.testing.assert_close(found.double(), wanted, atol=slack, rtol=slack)
+    for memory, other in zip(memories, expected, strict=True):
+        torch.testing.assert_close(memory, other, atol=1e-6, rtol=2**-7 if dtype == BF16 else 1e-5, equal_nan=True)
+
+
+def test_a_row_that_is_done_writes_nothing_and_disturbs_nobody():
+    width, room = 16, 40
+    heads = Heads(4, 2, width, 1e-6, torch.ones(room, 8, device=DEVICE), torch.zeros(room, 8, device=DEVICE))
+    qkv, lengths = normal(2, 8 * width), torch.tensor([5, 9], device=DEVICE)
+    one, two = [[normal(2, 2, room, width, seed=seed) for seed in (1, 2)] for _ in range(2)]
+    both = decode_attention(qkv, None, heads, lengths, torch.tensor([0, 0], dtype=torch.int8, device=DEVICE), tuple(one))
+    alone = decode_attention(qkv, None, heads, lengths, torch.tensor([0, IDLE], dtype=torch.int8, device=DEVICE), tuple(two))
+    assert torch.equal(both[0], alone[0]) and torch.equal(one[0][0], two[0][0])
+    assert torch.equal(two[0][1], normal(2, 2, room, width, seed=1)[1]) and not torch.equal(one[0][1], two[0][1])
+
+
+@pytest.mark.parametrize(("programs", "parts"), [(2, 16), (16, 16), (64, 4), (128, 2), (264, 1), (512, 1)])
+def test_few_rows_are_split_among_many_programs(programs, parts):
+    assert parts_of(programs) == parts
+
+
+KEYS = [row_key(seed, 1) for seed in range(12)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+@pytest.mark.parametrize("vocabulary", [7, CHUNK, 2 * CHUNK + 5])
+def test_a_draw_is_the_one_that_torch_makes(vocabulary, dtype):
+    """The same random numbers, the same tokens, log-probabilities within rounding; hot, cold and greedy rows side by side."""
+    logits = 3 * normal(12, vocabulary, dtype=dtype)
+    logits[3, :-1] = -torch.inf  # a single token may be drawn
+    temperature = torch.tensor([1.0, 0.7, 0.0, 1.0] * 3, device=DEVICE)
+    keys, counts = torch.tensor(KEYS, device=DEVICE), torch.arange(12, device=DEVICE) * 1000
+    nothing = torch.ones(12, device=DEVICE), torch.zeros(12, dtype=torch.long, device=DEVICE)
+    wanted = inverted(logits.float(), Knobs(temperature, *nothing, False, True, False), uniforms(keys, counts))
+    tokens, logprobs = drawn(logits, temperature, keys, counts)
+    assert tokens.tolist() == wanted.tokens.tolist() and tokens[3] == vocabulary - 1
+    torch.testing.assert_close(logprobs, wanted.logprobs, atol=2e-6, rtol=2e-6)
+
+
+def test_logits_that_are_no_numbers_draw_some_token_and_show():
+    logits = torch.full((1, 5000), torch.nan, device=DEVICE)
+    tokens, logprobs = drawn(
+        logits, torch.ones(1, device=DEVICE), torch.tensor(KEYS[:1], device=DEVICE), torch.zeros_like(torch.tensor(KEYS[:1], device=DEVICE))
+    )
+    assert 0 <= tokens.item() < 5000 and logprobs.isnan().all()
+
+
+def asked(rows, prompt, samples=1, **sampling) -> Group:
+    """A group placed on rows."""
+    group = Group(tuple(prompt), Sampling(**sampling), range(samples), asyncio.Future(loop=asyncio.new_event_loop()))
+    rows.place([group])
+    return group
+
+
+def test_a_row_keeps_nothing_past_its_end():
+    """Stop id, limit, and a neighbour that goes on: after three records the first two stand where they ended."""
+    rows = Rows(4, 50, DEVICE, None)
+    asked(rows, [1, 2], max_tokens=9, stop_ids=(8, 7))
+    asked(rows, [1, 2, 3], max_tokens=2, temperature=0.0)
+    asked(rows, [1], max_tokens=9)
+    rows.sampled.fill_(5.0)
+    for step, line in enumerate([(5, 6, 7), (7, 6, 5), (4, 4, 4)]):
+        record(rows, 4, torch.tensor((*line, 9), device=DEVICE), torch.full((4,), -0.5 - step, device=DEVICE))
+    assert rows.counts.tolist() == [2, 2, 3, 0] and rows.done.tolist() == [1, 2, 0, IDLE]
+    assert rows.lengths.tolist() == [4, 5, 4, 0] and rows.latest.tolist() == [7, 6, 4, 0]
+    assert [rows.tokens[row, :3].tolist() for row in range(4)] == [[5, 7, 0], [6, 6, 0], [7, 5, 4], [0, 0, 0]]
+    assert rows.logprobs[:, :3].tolist() == [[-0.5, -1.5, 0], [-0.5, -1.5, 0], [-0.5, -1.5, -2.5], [0, 0, 0]]
+    assert rows.sampled[1, :2].tolist() == [0, 0] and rows.sampled[2, 0].item() == -0.5
+    groups = [rows.owners[row][0] for row in range(3)]
+    rows.look(version=4)
+    assert [group.finished[0].finish for group in groups[:2]] == ["stop", "length"] and not groups[2].finished
+    assert groups[0].finished[0].tokens == (5, 7) and rows.running == 1 and rows.tokens[0, :3].tolist() == [7, 5, 4]
+    assert rows.done.tolist() == [0, IDLE, IDLE, IDLE]
+
+
+@pytest.mark.parametrize(("rows", "size"), [(1, 1), (3, 4), (16, 16), (17, 32), (100, 112), (129, 160), (256, 256)])
+def test_the_ladder(rows, size):
+    assert rung(rows) == size
+
+
+@pytest.mark.parametrize(("family", "changes"), [("llama", {}), ("qwen2", {}), ("qwen3", {})])
+def test_a_step_is_the_models_own_forward_pass(tiny, random_tokens, family, changes):
+    """Two steps of three rows of different age, in bfloat16: logits within its rounding of the plain runner's; then fresh weights."""
+    model = tiny(family, hidden_size=64, head_dim=16).to(DEVICE)
+    runner, plain = GraphRunner(model), PlainRunner(model)
+    with torch.inference_mode():
+        for fresh in range(2):
+            if fresh:
+                for parameter in model.parameters():
+                    parameter.mul_(1.1)
+                runner.refresh()
+            caches = [Cache(model.config, 4, 32, BF16, DEVICE) for _ in range(2)]
+            lengths = torch.tensor([4, 9, 1], device=DEVICE)
+            prompts = [random_tokens(length, seed) for seed, length in enumerate(lengths.tolist())]
+            stream = torch.tensor([token for prompt in prompts for token in prompt], device=DEVICE)
+            segments = Segments.of([len(prompt) for prompt in prompts], DEVICE)
+            with torch.autocast(DEVICE.type, BF16):
+                for cache in caches:
+                    model(stream, segments, cache.filling(segments, torch.arange(3, device=DEVICE)))
+                for step in range(2):
+                    tokens = torch.tensor(random_tokens(3, 10 + step), device=DEVICE)
+                    decoding = Segments.decoding(lengths + step)
+                    found = runner.decode(tokens, decoding, caches[0].decoding(decoding, 10 + step)).float()
+                    wanted = plain.decode(tokens, decoding, caches[1].decoding(decoding, 10 + step))
+                    assert (found - wanted).abs().max() < 0.03 * wanted.abs().max()
+
+
+def test_steps_on_the_device_are_steps_seen_by_the_host(tiny, random_tokens):
+    """The same tokens and log-probabilities whether the host looks after every step or after four; ends are kept to the token."""
+    model = tiny("qwen2", hidden_size=64).to(DEVICE)
+    runner, heard = GraphRunner(model), []
+    for burst in (1, 4):
+        rows, cache = Rows(4, 60, DEVICE, None), Cache(model.config, 4, 64, BF16, DEVICE)
+        with torch.inference_mode(), torch.autocast(DEVICE.type, BF16):
+            groups = [asked(rows, random_tokens(5, seed), max_tokens=3 + 4 * seed, stop_ids=(seed,), seed=seed) for seed in range(3)]
+            firsts = torch.zeros(3, 40, device=DEVICE)
+            rows.fresh = 3
+            rows.advance(firsts, 0)
+            while rows.running:
+                for _ in range(burst):
+                    runner.step(rows, cache, 4)
+                for target, source, length in rows.look(0):
+                    cache.move(source, target, length)
+        heard.append([group.finished[0] for group in groups])
+    for one, other in zip(*heard, strict=True):
+        assert one.tokens == other.tokens and one.finish == other.finish and one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+    assert max(len(one.tokens) for one in heard[0]) > 4
