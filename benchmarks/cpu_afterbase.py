@@ -11,38 +11,20 @@ from afterbase.process import prepare
 prepare()  # as the command line does
 
 import torch
-from cpu import WORK, prompts, reward, timed
+from cpu import WORK, prompts, timed
 
 from afterbase.config import build as configured
 from afterbase.engine.local import EngineConfig, LocalEngine
-from afterbase.records import Message, Prompt, Sampling, Score
-from afterbase.stages.rl import STAGE, Loop, RlConfig
+from afterbase.records import Sampling
+from afterbase.rewards.base import build
+from afterbase.stages.rl import STAGE, Loop
+from afterbase.stages.rl_config import RlConfig
 from afterbase.stages.run import Run
 from afterbase.stages.session import Session, load_pair
 
 _, task, checkpoint, precision, threads = sys.argv
 torch.set_num_threads(int(threads))
 ANSWERS = WORK["prompts"] * WORK["group"]
-
-
-class Asked:
-    """The same questions every round."""
-
-    def take(self, n: int) -> list[Prompt]:
-        return [Prompt(str(number), (Message("user", text),)) for number, text in enumerate(prompts())][:n]
-
-    def state(self) -> None:
-        return None
-
-
-class Digits:
-    """The plain reward of the comparison."""
-
-    async def __call__(self, rollout) -> Score:
-        return Score(reward(rollout.text), {}, "wrong")
-
-    async def close(self) -> None:
-        pass
 
 
 def generation() -> list[float]:
@@ -59,27 +41,31 @@ def generation() -> list[float]:
 
 
 def grpo() -> list[float]:
-    recipe = {
-        "model": checkpoint, "template": "plain", "steps": 3, "prompts_per_step": WORK["prompts"], "group": WORK["group"],
-        "prompts": [{"kind": "procedural", "generator": "facts"}], "sampling": {"max_tokens": WORK["new_tokens"]},
-        "engine": {"rows": ANSWERS, "context": 128, "precision": precision},
-        "trainer": {"precision": precision, "tokens_per_batch": 16384, "optim": {"schedule": {"kind": "constant", "peak": 1e-4}}},
-        "saving": {"every": 1000},
-    }  # fmt: skip
-    config = configured(RlConfig, recipe, "benchmark")
-    with tempfile.TemporaryDirectory() as directory, Run.open(Path(directory, "run"), "rl", config, STAGE.inputs(config)) as run:
-        session = Session.start(run, config.model, config.trainer, config.saving, config.steps)
-        session.tokenizer.stop_ids = ()  # every answer has its full length, as on the peer's side
-        loop = Loop.open(config, session, Digits())
-        loop.prompts = Asked()
+    with tempfile.TemporaryDirectory() as directory:
+        asked = Path(directory, "prompts.jsonl")
+        asked.write_text("".join(json.dumps({"question": text}) + "\n" for text in prompts()))
+        recipe = {
+            "model": checkpoint, "template": "plain", "steps": 3, "prompts_per_step": WORK["prompts"], "group": WORK["group"],
+            "prompts": [{"kind": "jsonl", "path": str(asked)}], "sampling": {"max_tokens": WORK["new_tokens"]},
+            "rewards": {"domains": {"default": [{"kind": "function", "path": "cpu:rewards"}]}},
+            "engine": {"rows": ANSWERS, "context": 128, "precision": precision},
+            "trainer": {"precision": precision, "tokens_per_batch": 16384, "optim": {"schedule": {"kind": "constant", "peak": 1e-4}}},
+            "saving": {"every": 1000},
+        }  # fmt: skip
+        config = configured(RlConfig, recipe, "benchmark")
+        with Run.open(Path(directory, "run"), "rl", config, STAGE.inputs(config)) as run:
+            session = Session.start(run, config.model, config.trainer, config.saving, config.steps)
+            session.tokenizer.stop_ids = ()  # every answer has its full length, as on the peer's side
+            loop = Loop.open(config, session, build(config.rewards))
 
-        async def rounds() -> list[float]:
-            for step in range(config.steps):
-                await loop.round(step)
-            rows = [json.loads(line) for line in run.tracker.timings.read_text().splitlines()]
-            return [round(row["time/step/seconds"], 4) for row in rows[1:]]
+            async def rounds() -> list[float]:
+                for step in range(config.steps):
+                    await loop.round(step)
+                await loop.asker.close()
+                rows = [json.loads(line) for line in run.tracker.timings.read_text().splitlines()]
+                return [round(row["time/step/seconds"], 4) for row in rows[1:]]
 
-        return asyncio.run(rounds())
+            return asyncio.run(rounds())
 
 
 print(json.dumps({"generate": generation, "grpo": grpo}[task]()))

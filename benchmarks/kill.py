@@ -9,14 +9,16 @@ best model. Points are drawn from the seed, of three kinds in turn:
 - place: dies by its own hand before or after a random call of a random function: a file is being synced or renamed, a checkpoint is half
   written, answers are half drawn, a verdict is out, the first of two updates is made ...;
 - damage: as above, and then what a power failure or a careless hand may do to the newest checkpoint: cut off, emptied, a file lost.
-Rounds take five questions of a file with seven, so that epochs end inside rounds and, once, between two; rounds are drawn one ahead, so
-that judged and unjudged rollouts are in flight; the recipe has two updates in each of two epochs over a round, an evaluation, a best
-checkpoint, a reward cache and a curriculum. Prints a line for each point and one JSON object. Exits with 1 when any point differs.
+Points go to two recipes in turn. `plain`: ten questions, five a round, so that an epoch ends with every second round. `ahead`: seven
+questions, so that epochs end inside rounds, and rounds are drawn one ahead, with judged and unjudged rollouts in flight, two epochs over
+each round, a reward cache and a curriculum. Both evaluate, keep the best model and save after every round. Prints a line for each point
+and one JSON object. Exits with 1 when any point differs.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -104,6 +106,7 @@ IGNORED = {"timings.jsonl", ".lock"}
 class Point:
     """One kill and what came of it."""
 
+    recipe: str
     kind: str
     where: str
     rounds: int
@@ -115,13 +118,15 @@ class Point:
 
 
 class Bench:
-    """Starts the run's command in processes of their own."""
+    """One recipe: starts its command in processes of their own, and knows what comes out of it."""
 
-    def __init__(self, directory: Path, rounds: int) -> None:
-        self.directory, self.rounds = directory, rounds
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["torch._dynamo", "afterbase.cli", "afterbase.stages.rl"])
-        self.recipe = make_recipe(directory, rounds)
+    def __init__(self, context: Any, name: str, directory: Path, recipe: Path) -> None:
+        self.context, self.name, self.directory, self.recipe = context, name, directory, recipe
+        whole, told = directory / "whole", directory / "told.json"
+        self.finish(directory / "warm")  # fills the file caches
+        self.finish(whole, told)
+        report = json.loads(told.read_text())
+        self.seconds, self.counts, self.expected = report["seconds"], report["counts"], contents(whole)
 
     def start(self, out: Path, place: list | None = None, told: Path | None = None) -> Any:
         names = {
@@ -136,25 +141,68 @@ class Bench:
         process = self.start(out, told=told)
         process.join(120)
         if process.exitcode != 0:
-            raise SystemExit(f"a run ended with {process.exitcode}:\n" + (self.directory / "log").read_text()[-3000:])
+            raise SystemExit(f"a run of {self.name} ended with {process.exitcode}:\n" + (self.directory / "log").read_text()[-3000:])
+
+    def kill_once(self, kind: str, rng: random.Random) -> Point | None:
+        """One point of a kind; None when the run came to its end before it was reached, or had nothing to damage yet."""
+        out = Path(tempfile.mkdtemp(dir=self.directory))
+        try:
+            where = self.die_at_a_moment(out, rng) if kind == "moment" else self.die_at_a_place(out, rng)
+            if where is None:
+                return None
+            log, checkpoints = out / "metrics.jsonl", sorted(path.name for path in (out / "checkpoints").glob("*"))
+            rounds = log.read_bytes().count(b"\n") if log.exists() else 0
+            if kind == "damage":
+                numbered = [name for name in checkpoints if name.isdigit()]
+                if len(numbered) < 2:
+                    return None  # damage to the only one is told in words: there is nothing to resume from
+                damage = rng.choice(list(DAMAGES))
+                DAMAGES[damage](out / "checkpoints" / numbered[-1])
+                where += f"; {damage}"
+            self.finish(out)
+            found = contents(out)
+            differing = sorted(name for name in self.expected.keys() | found.keys() if self.expected.get(name) != found.get(name))
+            return Point(self.name, kind, where, rounds, checkpoints, differing)
+        finally:
+            shutil.rmtree(out)
+
+    def die_at_a_moment(self, out: Path, rng: random.Random) -> str | None:
+        after = rng.uniform(0, 1.1 * self.seconds)
+        process = self.start(out)
+        process.join(after)
+        process.kill()
+        process.join()
+        return f"after {after:.2f} s" if process.exitcode == -signal.SIGKILL else None
+
+    def die_at_a_place(self, out: Path, rng: random.Random) -> str | None:
+        label = rng.choice(sorted(self.counts))
+        call, side = rng.randint(1, self.counts[label]), rng.choice(["before", "after"])
+        process = self.start(out, [label, call, side])
+        process.join(120)
+        return f"{side} {label}, call {call} of {self.counts[label]}" if process.exitcode == -signal.SIGKILL else None
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--points", type=int, default=50)
-    options.add_argument("--rounds", type=int, default=8)
+    options.add_argument("--rounds", type=int, default=6)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--out", type=Path, help="write the JSON here as well")
     chosen = options.parse_args()
     began = time.perf_counter()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "afterbase.cli", "afterbase.stages.rl"])
     with tempfile.TemporaryDirectory() as directory:
-        bench = Bench(Path(directory), chosen.rounds)
-        points, reference = kill_all(bench, chosen.points, random.Random(chosen.seed))
+        recipes = make_recipes(Path(directory), chosen.rounds)
+        benches = [Bench(context, name, page.parent, page) for name, page in recipes.items()]
+        for bench in benches:
+            say(f"{bench.name}: an undisturbed run takes {bench.seconds:.1f} s and has {len(bench.expected)} files to compare")
+        points = kill_all(benches, chosen.points, chosen.seed)
     equal = sum(not point.differing for point in points)
     result = {
         "hardware": hardware(), "date": date.today().isoformat(), "python": platform.python_version(), "seed": chosen.seed,
-        "rounds": chosen.rounds, "points": len(points), "equal": equal, "seconds_of_a_run": reference,
-        "seconds": round(time.perf_counter() - began, 1), "table": [asdict(point) for point in points],
+        "rounds": chosen.rounds, "points": len(points), "equal": equal, "seconds": round(time.perf_counter() - began, 1),
+        "table": [asdict(point) for point in points],
     }  # fmt: skip
     text = json.dumps(result, indent=1) + "\n"
     if chosen.out:
@@ -163,65 +211,27 @@ def main() -> None:
     sys.exit(equal < len(points))
 
 
-def kill_all(bench: Bench, count: int, rng: random.Random) -> tuple[list[Point], float]:
-    """As many points as asked for, and the seconds that an undisturbed run takes."""
-    whole, told = bench.directory / "whole", bench.directory / "told.json"
-    bench.finish(whole)  # the first one warms the file caches up
-    shutil.rmtree(whole)
-    bench.finish(whole, told)
-    report = json.loads(told.read_text())
-    expected, began, points = contents(whole), time.perf_counter(), []
-    print(f"an undisturbed run takes {report['seconds']:.1f} s and has {len(expected)} files to compare", file=sys.stderr)
-    while len(points) < count:
-        kind = ("moment", "place", "damage")[len(points) % 3]
-        point = kill_once(bench, kind, report, expected, rng)
+def kill_all(benches: list[Bench], count: int, seed: int) -> list[Point]:
+    """As many points as asked for; recipes take turns, and so do the kinds of each."""
+    points: list[Point] = []
+    began = time.perf_counter()
+    for number in itertools.count():
+        kind = ("moment", "place", "damage")[number // len(benches) % 3]
+        point = benches[number % len(benches)].kill_once(kind, random.Random(f"{seed}/{number}"))
         if point is None:
-            continue  # it had come to its end before
+            continue
         points.append(point)
-        spent = time.perf_counter() - began
-        left = spent / len(points) * (count - len(points))
+        left = (time.perf_counter() - began) / len(points) * (count - len(points))
         verdict = "equal" if not point.differing else f"DIFFERENT: {', '.join(point.differing)}"
-        print(f"{len(points):3}/{count}  {left:4.0f} s left  {verdict}  {kind}: {point.where}, round {point.rounds}", file=sys.stderr)
-    return points, round(report["seconds"], 2)
+        where = f"{point.recipe}, {point.kind}, round {point.rounds}: {point.where}"
+        say(f"{len(points):3}/{count} {left:4.0f} s left  {verdict}  {where}")
+        if len(points) == count:
+            return points
+    raise AssertionError("unreachable")
 
 
-def kill_once(bench: Bench, kind: str, report: dict[str, Any], expected: dict[str, bytes], rng: random.Random) -> Point | None:
-    out = bench.directory / "torn"
-    shutil.rmtree(out, ignore_errors=True)
-    where = die_at_a_moment(bench, out, report["seconds"], rng) if kind == "moment" else die_at_a_place(bench, out, report["counts"], rng)
-    if where is None:
-        return None
-    log = out / "metrics.jsonl"
-    rounds = log.read_bytes().count(b"\n") if log.exists() else 0
-    checkpoints = sorted(path.name for path in (out / "checkpoints").glob("*"))
-    if kind == "damage":
-        numbered = [name for name in checkpoints if name.isdigit()]
-        if len(numbered) < 2:
-            return None  # damaging the only one is told in words, and is no resume
-        damage = rng.choice(list(DAMAGES))
-        DAMAGES[damage](out / "checkpoints" / numbered[-1])
-        where += f"; {damage}"
-    bench.finish(out)
-    found = contents(out)
-    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    return Point(kind, where, rounds, checkpoints, differing)
-
-
-def die_at_a_moment(bench: Bench, out: Path, seconds: float, rng: random.Random) -> str | None:
-    after = rng.uniform(0, 1.1 * seconds)
-    process = bench.start(out)
-    process.join(after)
-    process.kill()
-    process.join()
-    return f"after {after:.2f} s" if process.exitcode == -signal.SIGKILL else None
-
-
-def die_at_a_place(bench: Bench, out: Path, counts: dict[str, int], rng: random.Random) -> str | None:
-    label = rng.choice(sorted(counts))
-    call, side = rng.randint(1, counts[label]), rng.choice(["before", "after"])
-    process = bench.start(out, [label, call, side])
-    process.join(120)
-    return f"{side} {label}, call {call} of {counts[label]}" if process.exitcode == -signal.SIGKILL else None
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -230,9 +240,35 @@ def contents(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in files}
 
 
-def make_recipe(directory: Path, rounds: int) -> Path:
+def make_recipes(directory: Path, rounds: int) -> dict[str, Path]:
+    """A tiny model with experts, its questions, and the two recipes, each in a directory of its own."""
     import tomli_w
 
+    base = make_base(directory / "base")
+    common = {
+        "model": str(base), "steps": rounds, "prompts_per_step": 5, "group": 3, "max_refused_gold": 1.0,
+        "rewards": {"domains": {"default": [{"kind": "length", "ngram": 1, "tolerance": 0.0}]}}, "sampling": {"max_tokens": 12},
+        "trainer": {"optim": {"schedule": {"peak": 0.003}}, "mtp": 0.1}, "engine": {"rows": 15}, "saving": {"every": 1, "keep": 2},
+        "held_out": {"every": 2, "prompts": [{"kind": "jsonl", "path": make_questions(directory / "asked.jsonl", 20, 3)}]},
+    }  # fmt: skip
+    ahead = {"epochs": 2, "ahead": 1, "remembered": 100, "curriculum": {"kind": "reweight", "minimum": 3}, "objective": {"kl": 0.01}}
+    made = {}
+    for name, questions, own in (("plain", 10, {}), ("ahead", 7, ahead)):
+        folder = directory / name
+        folder.mkdir()
+        made[name] = folder / "recipe.toml"
+        prompts = [{"kind": "jsonl", "path": make_questions(folder / "train.jsonl", 0, questions)}]
+        made[name].write_text(tomli_w.dumps({**common, **own, "prompts": prompts}))
+    return made
+
+
+def make_questions(path: Path, first: int, count: int) -> str:
+    rows = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(first, first + count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def make_base(directory: Path) -> Path:
     from afterbase.model.checkpoint import save_model
     from afterbase.model.config import ModelConfig
     from afterbase.model.transformer import Transformer
@@ -247,24 +283,10 @@ def make_recipe(directory: Path, rounds: int) -> Path:
         "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1, "num_nextn_predict_layers": 1,
         "vocab_size": tokenizer.vocab_size, "max_position_embeddings": 256,
     }  # fmt: skip
-    base = directory / "base"
-    base.mkdir()
-    save_model(Transformer(ModelConfig.from_hf(shape)).initialize(0), base)
-    tokenizer.save(base)
-    for name, first, count in (("train", 0, 7), ("asked", 20, 3)):
-        rows = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(first, first + count)]
-        (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = {
-        "model": str(base), "prompts": [{"kind": "jsonl", "path": str(directory / "train.jsonl")}], "steps": rounds, "prompts_per_step": 5,
-        "group": 3, "minibatches": 1, "epochs": 2, "ahead": 1, "remembered": 100, "max_refused_gold": 1.0,
-        "rewards": {"domains": {"default": [{"kind": "length", "ngram": 1, "tolerance": 0.0}]}},
-        "curriculum": {"kind": "reweight", "minimum": 3}, "sampling": {"max_tokens": 16}, "objective": {"kl": 0.01},
-        "trainer": {"optim": {"schedule": {"peak": 0.003}}, "mtp": 0.1}, "engine": {"rows": 8}, "saving": {"every": 1, "keep": 2},
-        "held_out": {"every": 2, "prompts": [{"kind": "jsonl", "path": str(directory / "asked.jsonl")}]}, "warnings": {},
-    }  # fmt: skip
-    page = directory / "recipe.toml"
-    page.write_text(tomli_w.dumps(recipe))
-    return page
+    directory.mkdir()
+    save_model(Transformer(ModelConfig.from_hf(shape)).initialize(0), directory)
+    tokenizer.save(directory)
+    return directory
 
 
 def hardware() -> str:

@@ -15,6 +15,7 @@ if DEVICE.type == "cpu":
 from triton import language as tl
 from triton.runtime import interpreter
 
+from afterbase.engine.cuda import attention
 from afterbase.engine.cuda.attention import Heads, decode_attention, parts_of
 from afterbase.engine.cuda.draw import CHUNK, drawn, record
 from afterbase.engine.cuda.runner import GraphRunner, rung
@@ -47,6 +48,12 @@ def on_a_cpu(monkeypatch):
         monkeypatch.setattr(interpreter, "_patch_lang_tensor", with_index)
         monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", wide_dot)
         monkeypatch.setattr(vocabulary, "product", lambda a, b: a.float() @ b.float())
+
+
+@pytest.fixture
+def unsplit(monkeypatch):
+    """One program for each row and key head: interpreted, each takes milliseconds."""
+    monkeypatch.setattr(attention, "PROGRAMS", 1)
 
 
 def normal(*shape, seed=0, dtype=torch.float32) -> torch.Tensor:
@@ -90,7 +97,7 @@ def test_attention_reads_each_row_up_to_its_own_length(dtype, normed, splits):
     slack = 1e-5 if dtype == torch.float32 and DEVICE.type == "cpu" else 3e-2
     torch.testing.assert_close(found.double(), wanted, atol=slack, rtol=slack)
     for memory, other in zip(memories, expected, strict=True):
-        torch.testing.assert_close(memory, other, atol=1e-6, rtol=2**-7 if dtype == BF16 else 1e-5, equal_nan=True)
+        torch.testing.assert_close(memory, other, atol=slack, rtol=slack, equal_nan=True)
 
 
 def test_a_row_that_is_done_writes_nothing_and_disturbs_nobody():
@@ -169,7 +176,7 @@ def test_the_ladder(rows, size):
 
 
 @pytest.mark.parametrize(("family", "changes"), [("llama", {}), ("qwen2", {}), ("qwen3", {})])
-def test_a_step_is_the_models_own_forward_pass(tiny, random_tokens, family, changes):
+def test_a_step_is_the_models_own_forward_pass(tiny, unsplit, random_tokens, family, changes):
     """Two steps of three rows of different age, in bfloat16: logits within its rounding of the plain runner's; then fresh weights."""
     model = tiny(family, hidden_size=64, head_dim=16).to(DEVICE)
     runner, plain = GraphRunner(model), PlainRunner(model)
@@ -195,14 +202,14 @@ def test_a_step_is_the_models_own_forward_pass(tiny, random_tokens, family, chan
                     assert (found - wanted).abs().max() < 0.03 * wanted.abs().max()
 
 
-def test_steps_on_the_device_are_steps_seen_by_the_host(tiny, random_tokens):
-    """The same tokens and log-probabilities whether the host looks after every step or after four; ends are kept to the token."""
-    model = tiny("qwen2", hidden_size=64).to(DEVICE)
+def test_steps_on_the_device_are_steps_seen_by_the_host(tiny, unsplit, random_tokens):
+    """The same tokens and log-probabilities whether the host looks after every step or after three; ends are kept to the token."""
+    model = tiny("qwen2", hidden_size=64, num_hidden_layers=1).to(DEVICE)
     runner, heard = GraphRunner(model), []
-    for burst in (1, 4):
+    for burst in (1, 3):
         rows, cache = Rows(4, 60, DEVICE, None), Cache(model.config, 4, 64, BF16, DEVICE)
         with torch.inference_mode(), torch.autocast(DEVICE.type, BF16):
-            groups = [asked(rows, random_tokens(5, seed), max_tokens=3 + 4 * seed, stop_ids=(seed,), seed=seed) for seed in range(3)]
+            groups = [asked(rows, random_tokens(5, seed), max_tokens=2 + 2 * seed, stop_ids=(seed,), seed=seed) for seed in range(3)]
             firsts = torch.zeros(3, 40, device=DEVICE)
             rows.fresh = 3
             rows.advance(firsts, 0)
@@ -214,4 +221,4 @@ def test_steps_on_the_device_are_steps_seen_by_the_host(tiny, random_tokens):
         heard.append([group.finished[0] for group in groups])
     for one, other in zip(*heard, strict=True):
         assert one.tokens == other.tokens and one.finish == other.finish and one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
-    assert max(len(one.tokens) for one in heard[0]) > 4
+    assert max(len(one.tokens) for one in heard[0]) > 3

@@ -138,3 +138,21 @@ def test_certain_and_impossible_tokens_have_finite_log_probabilities():
     hidden, head = torch.tensor([[100.0]], device=DEVICE), torch.tensor([[3.0], [-3.0]], device=DEVICE)
     found, entropy = logprob.token_statistics(hidden.expand(2, 1), head, torch.tensor([0, 1], device=DEVICE), 1.0, "measured")
     assert found.tolist() == pytest.approx([0.0, -600.0]) and entropy.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 20], ids=["made again", "kept"])
+def test_slopes_kept_in_bfloat16_and_logits_made_again_give_the_same_gradients_within_rounding(monkeypatch, kept):
+    monkeypatch.setattr(vocabulary, "KEPT", kept)
+    monkeypatch.setattr(cuda, "product", lambda a, b, out=None: torch.mm(a.float(), b.float(), out=out))  # the CPU has no mixed product
+    monkeypatch.setattr(vocabulary, "product", cuda.product)
+    hidden, head = rand(13, 16, dtype=torch.bfloat16), rand(29, 16, seed=1, dtype=torch.bfloat16)
+    targets, scale = torch.arange(13, device=DEVICE), rand(13, seed=2)
+    total, picked, _, slopes = vocabulary.statistics(hidden, head, targets, 0.6, False, keep=True)
+    assert (slopes is None) == (kept == 0)
+    exact = leaves(hidden, head, wide=True)
+    wanted = (exact[0] @ exact[1].T / 0.6).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    (wanted * scale.double()).sum().backward()
+    found = vocabulary.gradients(hidden, head, targets, 0.6, total, scale / 0.6, None, total, slopes)
+    close([picked - total], [wanted], torch.float32)
+    for ours, each in zip(found, exact, strict=True):
+        assert (ours.double() - each.grad).norm() < 6e-3 * each.grad.norm()

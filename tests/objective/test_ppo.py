@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from afterbase.objective.correction import CorrectionConfig
 from afterbase.objective.ppo import Ppo, PpoConfig, ValueLoss, fill, gae, token_rewards
 from afterbase.records import Sample
 from afterbase.train.packing import pack
@@ -207,6 +208,15 @@ def test_batches_of_one_step_add_up(kind):
     parts = [share(batch) for batch in pack(samples, 1)]
     assert len(parts) == 4 and sum(part.item() for part, _ in parts) == pytest.approx(loss.item(), rel=1e-5)
     assert {name: sum(part[name] for _, part in parts) for name in metrics} == pytest.approx(metrics, rel=1e-5)
+
+
+def test_tokens_of_another_distribution_are_weighed():
+    """Drawn at half the probability that pi_old gives it, a token counts double; drawn at all of it, once."""
+    samples = [Sample((1, 2, 3), (False, True, True), old=(-1.0, -1.0), behaviour=(-1.0 - math.log(2), -1.0))]
+    filling = fill(samples, [1.0], [(0.0, 0.0)], PpoConfig(lam=1.0, whiten=False))[0]
+    logprobs = torch.tensor([-1.0, -1.0], requires_grad=True)
+    Ppo(PpoConfig(correction=CorrectionConfig(high=3.0)))(logprobs, pack(filling, 10)[0])[0].backward()
+    assert logprobs.grad.tolist() == pytest.approx([-1.0, -0.5])
 
 
 def test_a_probability_that_vanished_makes_no_nan():

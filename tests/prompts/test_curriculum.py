@@ -67,6 +67,19 @@ def test_solved_prompts_come_back_at_the_floor_rate(kind):
     assert sum(dealt) == pytest.approx(2000 * 0.1 / 1.1, rel=0.15)
 
 
+def test_who_comes_back_is_drawn_anew_in_every_epoch_and_by_the_seed():
+    def back(seed: int) -> list[set[str]]:
+        dealer = curriculum((400,), (1,), seed, floor=0.1, rest=1000)
+        dealer.observe([(prompt.id, 8, 8) for prompt in dealer.take(400)])
+        epochs = [set(), set(), set()]
+        while (prompt := dealer.take(1)[0]) and dealer.mixture.epoch(0) < 4:
+            epochs[dealer.mixture.epoch(0) - 1].add(prompt.id)
+        return epochs
+
+    first, second, third = back(0)
+    assert len({*first, *second, *third}) > 2 * len(first) * 0.9 and first != second != third and back(1)[0] != first
+
+
 def test_reweighting_asks_in_proportion_to_the_distance_from_the_target():
     dealer = curriculum((6000,), kind="reweight", floor=0.0, target=0.5)
     rates = {0: 0, 1: 2, 2: 4}  # of 8: chances 0, 1/2 and 1

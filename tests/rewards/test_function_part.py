@@ -164,6 +164,8 @@ def test_the_run_tells_how_far_it_is_and_remarks_are_kept(here):
     ("body", "said"),
     [
         ("raise KeyError('gone')", "own:bad failed with KeyError: 'gone'"),
+        ("raise TimeoutError('the server sleeps')", "own:bad failed with TimeoutError: the server sleeps"),
+        ("next(iter([]))", "own:bad failed with "),
         ("exit()", "own:bad failed with RuntimeError: SystemExit"),
         ("return [1.0]", "own:bad gave 1 values for 2 answers"),
         ("return 1.0", "own:bad gave float '1.0' for 2 answers"),
@@ -207,12 +209,13 @@ def test_the_verdict_is_correct_from_the_named_value_on(here):
 def test_a_slow_function_holds_nothing_up_and_is_called_once_at_a_time(here):
     here("""
         import threading, time
-        running, most = 0, 0
+        running, most, threads = 0, 0, 0
         def slow(completions, **columns):
-            global running, most
+            global running, most, threads
             running += 1
             most = max(most, running)
             time.sleep(0.02)
+            threads = max(threads, sum("(_call)" in thread.name for thread in threading.enumerate()))
             running -= 1
             return [float(most)] * len(completions)
     """)
@@ -227,6 +230,7 @@ def test_a_slow_function_holds_nothing_up_and_is_called_once_at_a_time(here):
 
     ticks, found = asyncio.run(main())
     assert found == [1.0] * 8 and ticks > 4
+    assert sys.modules["own"].threads <= 2  # this one, and one that is ending: who waits for a turn has no thread, and no time runs for it
 
 
 def test_a_function_that_never_returns_is_an_error_and_keeps_no_process_alive(here):
@@ -239,9 +243,8 @@ def test_a_function_that_never_returns_is_an_error_and_keeps_no_process_alive(he
     began = time.monotonic()
     (score,) = scores(answers("a"), {"path": "own:stuck", "seconds": 0.02})
     assert score.outcome == "error" and score.note == "stuck: own:stuck took longer than 0.02 s" and time.monotonic() - began < 5
-    assert all(
-        thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread() and thread.name.endswith("(_call)")
-    )
+    left = [thread for thread in threading.enumerate() if "(_call)" in thread.name]
+    assert left and all(thread.daemon for thread in left)
     sys.modules["own"].never.set()
 
 
@@ -250,6 +253,8 @@ def test_a_function_that_never_returns_is_an_error_and_keeps_no_process_alive(he
     [
         ("absent_module:f", "there is no module 'absent_module' for the reward 'absent_module:f'; start where absent_module.py lies"),
         ("absent.module.f", "there is no module 'absent.module'"),
+        ("needy:f", "'needy:f' cannot be imported (No module named 'not_there'); install what needy needs"),
+        ("leaving:f", "'leaving:f' cannot be imported (SystemExit: 3); mend leaving"),
         ("own:gone", "own.py; its functions are: there"),
         ("own:number", "names no function of"),
         ("broken:f", r"'broken:f' cannot be imported (NameError: name 'nonsense' is not defined); mend broken"),
@@ -257,7 +262,8 @@ def test_a_function_that_never_returns_is_an_error_and_keeps_no_process_alive(he
 )
 def test_a_wrong_path_is_told_before_anything_is_loaded(here, path, said):
     here("number = 3\ndef there(completions): pass\n")
-    here("nonsense\n", "broken")
+    for name, text in {"broken": "nonsense", "needy": "import not_there", "leaving": "raise SystemExit(3)"}.items():
+        here(f"{text}\n", name)
     with pytest.raises(ConfigError) as error:
         FunctionConfig(path=path).build()
     assert said in str(error.value)

@@ -198,9 +198,17 @@ def test_a_rollout_with_the_tool_reads_as_one_answer(tool):
     tokenizer = train_bpe(iter(["What is 2 + 2? ```python ```output"] * 3), 330, list(SPECIAL), "")
     engine = Scripted(tokenizer, fenced("x = 40"), fenced("x + 2"), f"It is 42.{SPECIAL[1]}")
     [rollout] = asyncio.run(converse(engine, tokenizer, PROMPT, "plain", Sampling(max_tokens=500), 1, tool))
+    assert tool.instruction in tokenizer.decode(rollout.prompt_tokens)
     shown = [f"```output\n{output}\n```\n" for output in ("[no output]", "42")]
     assert rollout.text == fenced("x = 40") + shown[0] + fenced("x + 2") + shown[1] + "It is 42."
     assert rollout.completion.turns == 3 and rollout.completion.finish == "stop"
+
+
+def test_the_model_is_told_how_a_program_is_marked_unless_the_recipe_says_it():
+    plain = SandboxConfig(isolation="none", workers=1)
+    told = [PythonToolConfig(sandbox=plain, **page).build() for page in ({}, {"call": "tag"}, {"instruction": ""}, {"max_turns": 2})]
+    assert "```python" in told[0].instruction and "<tool>" in told[1].instruction and told[2].instruction == ""
+    assert [each.max_turns for each in told] == [8, 8, 8, 2] and told[1].stop == ("</tool>",)
 
 
 class Recipe(Config):

@@ -136,6 +136,7 @@ def test_letters_spell_the_same_text_and_harmless_text_is_encoded_as_ever(bpe):
     for text in ("What is 2 + 2?", HOSTILE, "<think>", "<<think>think>", "小明", "", EOS * 50):
         tokens = bpe.encode_plain(text)
         assert bpe.decode(tokens, skip_special=False) == text and bpe._markup.isdisjoint(tokens)
+    assert len(bpe.encode("The answer")) < 5 and bpe.encode_plain(f"The answer{EOS}")[:2] == bpe.encode("The answer")[:2], "still in words"
     assert bpe.encode_plain("The answer") == bpe.encode("The answer") and bpe.encode(EOS) == [bpe.eos_id]
 
 
@@ -152,6 +153,12 @@ def test_a_vocabulary_that_holds_its_markup_as_a_word_spells_it_from_letters():
             assert not {40, 41}.isdisjoint(tokenizer.encode(markup)), "else the example is none"
             spelt = tokenizer.encode_plain(markup)
             assert "".join(map(tokenizer.token, spelt)) == markup.replace("＜", "<").replace("＞", ">") and max(spelt) < 40
+
+
+def test_a_letter_that_is_itself_markup_is_left_out():
+    inner = tokenizers.Tokenizer(models.BPE({"a": 0, "§": 1}, []))
+    inner.add_special_tokens(["§"])
+    assert Tokenizer(inner, {"eos_token": "§"}, None).encode_plain("a§a") == [0, 0]
 
 
 @pytest.mark.parametrize(("changes", "turns"), [({"max_turns": 1}, 1), ({"max_turns": 2}, 2), ({"max_tokens": 4}, 2)])
@@ -227,6 +234,16 @@ def test_what_is_no_reply_is_told_in_words(bpe):
         talk(Scripted([bpe.eos_id]), bpe, Words())
 
 
+def test_an_instruction_stands_after_the_question_and_rewards_do_not_see_it(bpe):
+    env = Says("x")
+    env.instruction = "Ask me."
+    engine = Scripted([bpe.eos_id], [bpe.eos_id])
+    [rollout] = talk(engine, bpe, env)
+    whole = replace(PROMPT, messages=(Message("user", "What is 2 + 2?\n\nAsk me."),))
+    assert engine.asked[0][0] == rollout.prompt_tokens == tuple(prompt_tokens(bpe, whole, "chat"))
+    assert rollout.prompt == env.seen[0].prompt == PROMPT
+
+
 def test_notes_of_the_environment_go_to_the_rewards(bpe):
     class Counts(Env):
         async def reply(self, turn):
@@ -241,6 +258,7 @@ def test_notes_of_the_environment_go_to_the_rewards(bpe):
     ("template", "role", "why"),
     [
         (DROPS, "user", "changes what was said before"),
+        (DROPS.replace("m.content if loop.last else", ""), "user", "changes what was said before"),
         (HOUSE_TEMPLATE, "tool", "no turn for the role 'tool'"),
         (CHAT.replace("{% else %}", "{% elif m.role == 'user' %}"), "tool", "leaves out or moves"),
         (CHAT.replace("{{ m.role }}", "{{ loop.index }}"), "user", "second reply of a user differently"),

@@ -191,6 +191,33 @@ def test_reward_hacking_after_a_rise_is_held_against_the_best_and_not_the_first(
     assert names(with_evaluations(lambda step: 15 if step < 15 else 50 if step < 35 else 22)) == ["reward-hacking"]
 
 
+def test_no_evaluation_stands_on_both_sides_of_a_fall():
+    rising = {45: 64, 50: 0, 55: 0}
+    assert names(with_evaluations(lambda step: rising.get(step, 20 + step // 2))) == []
+
+
+def test_a_fall_that_only_the_best_of_many_would_show_is_no_fall():
+    assert names(with_evaluations(lambda step: 39 if step < 30 else 27)) == []
+    assert names(with_evaluations(lambda step: 43 if step < 30 else 27)) == ["reward-hacking"]
+
+
+def test_a_reward_that_falls_with_held_out_accuracy_is_not_hacked():
+    rewards = {**dict.fromkeys(range(20, 50), 0.9), **dict.fromkeys(range(50, 60), 0.6)}
+    rows = with_evaluations(lambda step: 40 if step < 25 else 50 if step < 45 else 20)
+    rows = [{**row, "train/reward/mean": rewards.get(row["step"], row["train/reward/mean"])} for row in rows]
+    assert names(rows) == ["held-out-fall"]
+
+
+def test_a_trend_is_told_of_windows_that_share_no_step():
+    assert names(changed("train/entropy/mean", lambda step, draw: 0.8**step)[:19]) == []
+    assert names(changed("train/entropy/mean", lambda step, draw: 0.8**step)[:20]) == ["entropy-collapse"]
+
+
+def test_an_update_skipped_long_ago_and_a_single_spike_are_no_symptoms():
+    assert names([{**row, **({"train/skipped_updates/count": 1} if row["step"] == 5 else {})} for row in healthy()]) == []
+    assert names(changed("train/gradient/norm", lambda step, draw: 60.0 if step == 55 else draw.uniform(0.5, 2))) == []
+
+
 def test_groups_without_a_split_are_told_apart_by_accuracy():
     rows = [{"step": step, "train/equal_groups/fraction": 0.9} for step in range(10)]
     assert names([{**row, "train/accuracy/mean": 0.9} for row in rows]) == ["solved-groups"]
@@ -211,6 +238,7 @@ def test_the_line_through_1_2_3_4_gains_3_without_doubt_and_through_0_1_0_1_what
 def test_a_slow_gain_is_not_called_flat():
     slow = changed("train/reward/mean", lambda step, draw: 0.4 + 0.002 * step + draw.gauss(0, 0.05))
     assert names(slow) == [] and names(slow, flat=1.0) == ["reward-flat"]
+    assert names(changed("train/reward/mean", lambda step, draw: 0.4 + draw.gauss(0, 0.2))) == []  # too noisy to say
 
 
 def test_three_of_four_pairs_by_hand():
@@ -298,7 +326,7 @@ def test_a_warning_is_said_once_when_it_crosses_its_threshold():
 
 
 def test_a_symptom_around_its_threshold_is_one_symptom_and_one_that_was_away_is_another():
-    assert watched(changed("train/truncated/fraction", lambda step, draw: 0.19 + 0.02 * (step // 5 % 2))) == [(9, "truncated")]
+    assert watched(changed("train/truncated/fraction", lambda step, draw: 0.17 + 0.08 * (step // 10 % 2))) == [(13, "truncated")]
     come_back = changed("train/truncated/fraction", lambda step, draw: 0.0 if 15 <= step < 40 else 0.4)
     assert watched(come_back) == [(9, "truncated"), (44, "truncated")]
 
@@ -404,6 +432,25 @@ def test_looking_at_a_run_changes_nothing_in_it(command, ill):
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     command("doctor", directory)
     assert before == {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_the_runs_own_thresholds_hold_and_those_of_another_version_give_way(ill):
+    directory = ill("truncated")
+    for warnings, healthy_then in (({"truncated": 0.5}, True), ({"truncated": 0.1}, False), ({"unheard_of": 0.5}, False)):
+        (directory / "inputs.json").write_text(json.dumps({"stage": "rl", "recipe": {**RECIPE, "warnings": warnings}}))
+        assert examine(directory).healthy == healthy_then
+
+
+def test_the_gravest_comes_first(ill):
+    found = examine(ill("skipped-updates", done=False)).symptoms
+    assert [(each.name, each.severity) for each in found] == [("skipped-updates", "critical"), ("stopped", "warning")]
+
+
+def test_of_a_stage_that_trains_nothing_only_its_end_is_looked_at(command, ill):
+    directory = ill(None, rows=[])
+    (directory / "inputs.json").write_text(json.dumps({"stage": "evaluate", "recipe": {}}))
+    code, out, _ = command("doctor", directory)
+    assert code == 0 and "evaluate, 0 steps, done" in out and "trains nothing" in out and "short" not in out
 
 
 HOSTILE = "[bold red]x[/] \x1b[2J\x07 \u202e \ud800 \u2028\nend"

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from afterbase.track import read_metrics
 
@@ -19,7 +20,7 @@ from pydoc import locate
 import torch
 from afterbase.cli import app
 torch.set_num_threads(1)
-sys.stderr = open(os.devnull, "w")
+sys.stdout = sys.stderr = open(log or os.devnull, "w", buffering=1)
 if place:
     owner, name, call, when = place
     owner = locate(owner)
@@ -28,10 +29,10 @@ if place:
         global calls
         calls += 1
         if calls == call and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         result = whole(*arguments, **options)
-        if calls == call:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if calls == call and when == "after":
+            os.kill(os.getpid(), number)
         return result
     setattr(owner, name, dying)
 app(arguments)
@@ -43,22 +44,24 @@ LOGGED = ("afterbase.track.Tracker", "log", 1, "after")  # a step is logged that
 DRAWING = ("afterbase.engine.local.LocalEngine", "_steps", 2, "before")  # some answers are half drawn
 DRAWN = ("afterbase.stages.rl", "write_rollouts", 1, "after")  # a round's answers are on disk, its numbers are not
 ANSWERED = ("afterbase.stages.curate", "sync", 1, "after")  # the first lot of candidates is on disk
+LOGGED_TWICE = ("afterbase.track.Tracker", "log", 2, "after")
+LEARNING = ("afterbase.train.trainer.LocalTrainer", "forward_backward", 3, "before")  # the second step is being made
+ANSWERING = ("afterbase.engine.local.LocalEngine", "_steps", 3, "after")  # some of the first lots are drawn
 LAST_WORD = ("afterbase.stages.run.Run", "finish", 1, "before")  # all is written but done.json
 WEIGHTS = "checkpoints/final/model.safetensors"
 
 
 @pytest.fixture(scope="module")
 def start():
-    """Begins a command in a process of its own; `place` is where it dies by its own hand."""
+    """Begins a command in a process of its own; `place` is where it sends itself the signal `number`, `log` where its words go."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["torch._dynamo", "reasoning_gym", "afterbase.cli", *(f"afterbase.stages.{name}" for name in ("pretrain", "sft", "rl", "curate"))]
     )
 
-    def begin(*arguments, place=None):
-        process = context.Process(
-            target=exec, args=(COMMAND, {"arguments": [str(each) for each in arguments], "place": place}), daemon=True
-        )
+    def begin(*arguments, place=None, number=signal.SIGKILL, log=None):
+        names = {"arguments": [str(each) for each in arguments], "place": place, "number": number, "log": log}
+        process = context.Process(target=exec, args=(COMMAND, names), daemon=True)
         process.start()
         return process
 
@@ -73,6 +76,20 @@ def killed(start):
         process = start(*arguments, place=place)
         process.join(60)
         assert process.exitcode == -signal.SIGKILL, f"the command came through {place}"
+
+    return run
+
+
+@pytest.fixture
+def stopped(start, tmp_path):
+    """Runs a command that is asked to stop at a place; gives what it said."""
+
+    def run(*arguments, place):
+        process = start(*arguments, place=place, number=signal.SIGTERM, log=tmp_path / "said")
+        process.join(60)
+        said = (tmp_path / "said").read_text()
+        assert process.exitcode == 0 and "stopped as asked" in said, f"it ended with {process.exitcode}: {said}"
+        return " ".join(said.split())
 
     return run
 
@@ -195,3 +212,64 @@ def test_curate(base, recipe, rows, command, killed, tmp_path):
     killed("curate", page, "--out", torn, place=LAST_WORD)
     assert command("curate", page, "--out", torn)[0] == 0
     assert same(whole, torn, "candidates.jsonl", "data.jsonl") and len((torn / "data.jsonl").read_bytes()) > 0
+
+
+def test_sft_is_stopped_by_sigterm(base, recipe, rows, command, stopped, tmp_path):
+    """Nothing is due for a hundred steps, and nothing is lost."""
+    data = rows(*[{"question": f"What is {n} + {n}?", "response": f"<think>Twice {n}.</think> It is {2 * n}."} for n in range(8)])
+    page = recipe(model=base, data=[{"path": data}], tokens_per_step=45, saving={"every": 100})
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert command("sft", page, "--out", whole)[0] == 0
+    said = stopped("sft", page, "--out", torn, place=LEARNING)
+    reached = steps_of(torn)
+    assert said.endswith(f"stopped as asked: the state after step {reached} is saved; the same command resumes at sft in {torn}")
+    assert [path.name for path in (torn / "checkpoints").iterdir()] == [f"{reached:06d}"] and 0 < reached < 8
+    assert "the state after step" in stopped("sft", page, "--out", torn, place=LEARNING) and steps_of(torn) > reached
+    assert command("sft", page, "--out", torn)[0] == 0
+    assert same(whole, torn, "metrics.jsonl", WEIGHTS)
+
+
+def test_sigterm_before_there_is_anything_to_save_ends_at_once(base, recipe, rows, stopped, tmp_path):
+    data = rows({"question": "What is 1 + 1?", "response": "2"})
+    page = recipe(model=base, data=[{"path": data}])
+    place = ("afterbase.stages.session.Session", "start", 1, "before")
+    said = stopped("sft", page, "--out", tmp_path / "run", place=place)
+    assert said.endswith(f"all that was finished is on the disk; the same command resumes at sft in {tmp_path / 'run'}")
+
+
+def test_a_stage_that_resumes_by_itself_is_stopped_by_sigterm(base, recipe, rows, command, stopped, tmp_path):
+    data = rows(*[{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(6)])
+    page = recipe(
+        model=base,
+        prompts=[{"kind": "jsonl", "path": data}],
+        problems=6,
+        candidates=3,
+        at_once=2,
+        rewards={"domains": {"default": [{"kind": "length"}]}},
+        sampling={"max_tokens": 24, "stop": ["e", "1", "2"]},
+        fit={"well_formed": False, "max_mixing": 1.0, "max_repetition": 1.0},
+        engine={"rows": 4},
+    )
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert command("curate", page, "--out", whole)[0] == 0
+    for place in (ANSWERING, ANSWERED, ANSWERING):
+        assert "the same command resumes at curate in" in stopped("curate", page, "--out", torn, place=place)
+    assert command("curate", page, "--out", torn)[0] == 0
+    assert same(whole, torn, "candidates.jsonl", "data.jsonl")
+
+
+def test_a_pipeline_is_stopped_in_its_stage_and_between_two(small, command, stopped, tmp_path):
+    source = {"generator": "chain_sum", "settings": {"max_terms": 3, "max_digits": 1}}
+    architecture = {**small, "vocab_size": 300, "max_position_embeddings": 512}
+    numbers = {"tokenizer_documents": 30, "steps": 3, "tokens_per_step": 300}
+    own = {"architecture": architecture, "crawl": {"sources": [source, {"generator": "facts"}]}, **numbers}
+    stages = [{"name": name, "stage": "pretrain", "recipe": own} for name in ("one", "two")]
+    torn, whole, page = tmp_path / "torn", tmp_path / "whole", tmp_path / "both.toml"
+    page.write_text(tomli_w.dumps({"name": "both", "directory": str(torn), "stages": stages}))
+    assert f"the state after step 2 is saved; the same command resumes at pretrain in {torn / 'one'}" in stopped(
+        "pipeline", page, place=LOGGED_TWICE
+    )
+    said = stopped("pipeline", page, place=LAST_WORD)
+    assert "pretrain had just come to its end" in said and (torn / "one" / "done.json").exists() and not (torn / "two").exists()
+    assert command("pipeline", page)[0] == 0 and command("pipeline", page, "--out", whole)[0] == 0
+    assert all(same(whole / name, torn / name, "metrics.jsonl", WEIGHTS) for name in ("one", "two"))

@@ -156,12 +156,13 @@ def test_a_conversation_with_an_environment_is_learned_from(page, trained, tmp_p
     (tmp_path / "games.py").write_text(
         "from afterbase.rollouts.turns import Env, Reply\n"
         "class Echo(Env):\n"
+        "    stop = ('e', '1')\n"
         "    async def reply(self, turn):\n"
-        "        return None if turn.number > 1 else Reply('again', role='inline')\n"
+        "        return None if turn.ended or turn.number > 1 else Reply('again', role='inline')\n"
     )
     monkeypatch.chdir(tmp_path)
     environment = {"kind": "custom", "path": "games:Echo", "max_turns": 2}
-    line = trained(page(steps=1, sampling={"max_tokens": 24, "stop": ["e", "1"]}, environment=environment))[0]
+    line = trained(page(steps=1, sampling={"max_tokens": 24}, environment=environment))[0]
     assert line["train/turns/mean"] > 1 and line["train/gradient/norm"] > 0
     assert line["train/logprob_gap/max"] < 1e-4 and line["train/ratio/mean"] == pytest.approx(1.0, abs=1e-5)
 

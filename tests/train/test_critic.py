@@ -173,6 +173,15 @@ def test_a_policys_trunk_is_left_alone(tiny, random_tokens, tmp_path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.state_dict().items())
 
 
+def test_a_trunk_may_come_from_another_checkpoint(tiny, tmp_path):
+    for seed, place in enumerate(("policy", "reward")):
+        (tmp_path / place).mkdir()
+        save_model(tiny("qwen2", seed=seed), tmp_path / place)
+    for seed, model in enumerate((None, tmp_path / "reward")):
+        critic = Critic.start(tmp_path / "policy", FAST.model_copy(update={"model": model}), TrainerConfig(), 1)
+        assert torch.equal(critic.model.model.embed_tokens.weight, tiny("qwen2", seed=seed).model.embed_tokens.weight)
+
+
 def test_bfloat16_arithmetic_keeps_values_in_float32(tiny, random_tokens):
     critic = critic_of(tiny("qwen2"), precision="bfloat16")
     (batch,) = pack(rewarded(critic, round_of(random_tokens)), 1000)

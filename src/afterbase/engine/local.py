@@ -65,6 +65,7 @@ class LocalEngine:
         self.waiting: deque[Group] = deque()
         self.cache: Cache | None = None
         self.driver: asyncio.Task | None = None
+        self.weights = (*model.parameters(), *model.buffers())
         self.stamp = self._stamp()
 
     async def generate(
@@ -156,9 +157,8 @@ class LocalEngine:
         if self._stamp() != self.stamp:
             raise EngineError(f"the weights changed after version {self.version} was loaded; call load() after every update")
         self._make_room()
-        admitted = self._admit()
         with self._autocast():
-            if admitted:
+            while admitted := self._admit():
                 self._move(self.rows.advance(self._prefill(admitted), self.version))
             if self.rows.running and not self._burst():
                 self._stepwise()
@@ -217,13 +217,12 @@ class LocalEngine:
         segments = Segments.of([len(group.prompt) for group in groups], self.device)
         tokens = torch.tensor([token for group in groups for token in group.prompt], device=self.device)
         step = self.cache.filling(segments, torch.tensor(firsts, device=self.device))
-        hidden = self.model(tokens, segments, cache=step)
+        logits = self.runner.prefill(tokens, segments, step)
         counts = torch.tensor([len(group.samples) for group in groups], device=self.device)
         if int(counts.max()) > 1:
             places = torch.tensor(firsts, device=self.device).repeat_interleave(counts)
             self.cache.move(places, torch.arange(firsts[0], self.rows.running, device=self.device), segments.longest)
-        last = self.runner.logits(hidden[segments.starts[1:].long() - 1])
-        return last.repeat_interleave(counts, dim=0)
+        return logits.repeat_interleave(counts, dim=0)
 
     def _decode(self) -> Tensor:
         """The logits of every running row's next token [running, V]."""
@@ -236,4 +235,4 @@ class LocalEngine:
 
     def _stamp(self) -> int:
         """Counts every in-place change of the weights, so that an unannounced one is noticed."""
-        return sum(tensor._version for tensor in (*self.model.parameters(), *self.model.buffers()))
+        return sum(tensor._version for tensor in self.weights)

@@ -81,24 +81,29 @@ class Rows:
 
     def place(self, groups: list[Group]) -> list[int]:
         """Give every sample of the groups a row after the running ones; returns each group's first row."""
-        firsts = []
-        self.fresh = sum(len(group.samples) for group in groups)
+        firsts, first, settings = [], len(self.owners), []
         for group in groups:
-            sampling, first = group.sampling, len(self.owners)
-            firsts.append(first)
-            limit = max(1, min(sampling.max_tokens, self.room - len(group.prompt)))
-            self._grow(limit)
-            self.owners += [(group, sample) for sample in group.samples]
-            part = slice(first, len(self.owners))
-            self.keys[part] = torch.tensor([row_key(sampling.seed, sample) for sample in group.samples], device=self.device)
-            self.lengths[part] = len(group.prompt)
-            self.counts[part], self.done[part] = 0, 0
-            self.limits[part] = limit
-            self.top_k[part], self.top_p[part], self.temperature[part] = sampling.top_k, sampling.top_p, sampling.temperature
-            self._widen(len(sampling.stop_ids))
-            self.stop_ids[part] = -1
-            if sampling.stop_ids:
-                self.stop_ids[part, : len(sampling.stop_ids)] = torch.tensor(sampling.stop_ids, device=self.device)
+            firsts.append(len(self.owners))
+            sampling, limit = group.sampling, max(1, min(group.sampling.max_tokens, self.room - len(group.prompt)))
+            for sample in group.samples:
+                self.owners.append((group, sample))
+                settings.append((row_key(sampling.seed, sample), len(group.prompt), limit, sampling))
+        part, self.fresh = slice(first, len(self.owners)), len(settings)
+        keys, lengths, limits, samplings = zip(*settings, strict=True)
+        self._grow(max(limits))
+        self._widen(max(len(sampling.stop_ids) for sampling in samplings))
+        width = self.stop_ids.shape[1]
+        for state, values in (
+            (self.keys, keys),
+            (self.lengths, lengths),
+            (self.limits, limits),
+            (self.top_k, [sampling.top_k for sampling in samplings]),
+            (self.top_p, [sampling.top_p for sampling in samplings]),
+            (self.temperature, [sampling.temperature for sampling in samplings]),
+            (self.stop_ids, [[*sampling.stop_ids, *[-1] * (width - len(sampling.stop_ids))] for sampling in samplings]),
+        ):
+            state[part] = torch.tensor(values, dtype=state.dtype, device=self.device)
+        self.counts[part], self.done[part] = 0, 0
         self.running = len(self.owners)
         self.watched = any(group.watch for group, _ in self.owners)
         self.listening = any(group.sampling.stop for group, _ in self.owners)

@@ -52,11 +52,12 @@ class PlainRunner:
 
     def decode(self, tokens: Int[Tensor, "n"], segments: Segments, cache: CacheStep) -> Float[Tensor, "n V"]:
         """Logits of the next tokens."""
-        return self.logits(self.model(tokens, segments, cache=cache))
+        return self.model.logits(self.model(tokens, segments, cache=cache))
 
-    def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n V"]:
-        """The head on hidden states."""
-        return self.model.logits(hidden)
+    def prefill(self, tokens: Int[Tensor, "T"], segments: Segments, cache: CacheStep) -> Float[Tensor, "S V"]:
+        """Read whole prompts into the cache; logits of what follows each."""
+        hidden = self.model(tokens, segments, cache=cache)
+        return self.model.logits(hidden[segments.starts[1:].long() - 1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +106,12 @@ def is_plain(config: ModelConfig) -> bool:
     return not (config.is_mla or config.n_routed_experts or config.o_bias or config.mlp_bias)
 
 
-class FusedRunner:
+class FusedRunner(PlainRunner):
     """Decodes dense models with grouped-query attention from fused copies of their weights."""
 
-    alone = False
-    """Every step's draws are the host's."""
-
     def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
-        self.model, self.dtype = model, dtype
+        super().__init__(model)
+        self.dtype = dtype
         self.compact = kernels() is not None and model.config.head_dim <= WIDEST_HEAD
         self.layers: list[FusedLayer] = []
         self.buffers: dict[tuple[str, int], Tensor] = {}
@@ -143,10 +142,6 @@ class FusedRunner:
                 hidden, normal = self._add(hidden, self._product(mixed, layer.out), block.post_attention_layernorm)
                 delta = self._product(self._gated(self._product(normal, layer.gate_up)), layer.down)
             return self._product(self._add(hidden, delta, trunk.norm)[1], self.head)
-
-    def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n V"]:
-        """The head on hidden states of a prompt."""
-        return self.model.logits(hidden)
 
     def _product(self, rows: Float[Tensor, "n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, "o"] | None = None) -> Tensor:
         """The projection."""

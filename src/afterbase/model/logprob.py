@@ -20,7 +20,7 @@ def token_logprobs(
     hidden: Float[Tensor, "P d"], head: Float[Tensor, "V d"], targets: Int[Tensor, "P"], temperature: float = 1.0
 ) -> Float[Tensor, "P"]:
     """log softmax(hidden @ head.T / temperature) at each target, in float32; differentiable in `hidden` and `head`."""
-    return _TokenStatistics.apply(hidden, head, targets, temperature, False)[0]
+    return _TokenStatistics.apply(hidden, head, targets, temperature, False, torch.is_grad_enabled())[0]
 
 
 def token_statistics(
@@ -32,7 +32,8 @@ def token_statistics(
     """
     if entropy == "unused":
         return token_logprobs(hidden, head, targets, temperature), None
-    logprobs, entropies = _TokenStatistics.apply(hidden, head, targets, temperature, True)
+    keep = torch.is_grad_enabled() and entropy != "learned"
+    logprobs, entropies = _TokenStatistics.apply(hidden, head, targets, temperature, True, keep)
     return logprobs, entropies if entropy == "learned" else entropies.detach()
 
 
@@ -47,29 +48,33 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
 
 class _TokenStatistics(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, with_entropy: bool, keep: bool
+    ) -> tuple[Tensor, Tensor]:
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         with torch.autocast(hidden.device.type, enabled=False):
             of = triton.statistics if (triton := cuda.vocabulary_for(hidden)) else _statistics
-            total, picked, entropy = of(hidden, head.to(hidden.dtype), targets, temperature, with_entropy)
-        ctx.save_for_backward(hidden, head, targets, total, entropy)
+            total, picked, entropy, kept = of(hidden, head.to(hidden.dtype), targets, temperature, with_entropy, keep)
+        ctx.save_for_backward(hidden, head, targets, total, entropy, kept)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
         return picked - total, entropy
 
     @staticmethod
-    def backward(ctx, gradient: Tensor | None, entropy_gradient: Tensor | None) -> tuple[Tensor, Tensor, None, None, None]:
-        hidden, head, targets, total, entropy = ctx.saved_tensors
+    def backward(ctx, gradient: Tensor | None, entropy_gradient: Tensor | None) -> tuple[Tensor, Tensor, None, None, None, None]:
+        hidden, head, targets, total, entropy, kept = ctx.saved_tensors
         scale = torch.zeros_like(total) if gradient is None else gradient / ctx.temperature
         pull = None if entropy_gradient is None else entropy_gradient / ctx.temperature
         of = triton.gradients if (triton := cuda.vocabulary_for(hidden)) else _gradients
-        into_hidden, into_head = of(hidden, head.to(hidden.dtype), targets, ctx.temperature, total, scale, pull, entropy)
-        return into_hidden, into_head.to(head.dtype), None, None, None
+        into_hidden, into_head = of(hidden, head.to(hidden.dtype), targets, ctx.temperature, total, scale, pull, entropy, kept)
+        return into_hidden, into_head.to(head.dtype), None, None, None, None
 
 
-def _statistics(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """log Z, the targets' logits, and the entropies (empty unless wanted), all of logits / temperature."""
+def _statistics(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, with_entropy: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, None]:
+    """log Z, the targets' logits, and the entropies (empty unless wanted), all of logits / temperature; nothing is kept."""
     picked, totals, entropies = [], [], []
     for rows, wanted in zip(hidden.split(_rows(weight)), targets.split(_rows(weight)), strict=True):
         logits = _logits(rows, weight, temperature)
@@ -79,11 +84,19 @@ def _statistics(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: fl
             logits -= totals[-1][:, None]  # not log Z - sum p logit, which cancels where the logits are large
             entropies.append(-(logits.exp().mul_(logits)).sum(-1))
     total = torch.cat(totals)
-    return total, torch.cat(picked), torch.cat(entropies) if with_entropy else total.new_zeros(0)
+    return total, torch.cat(picked), torch.cat(entropies) if with_entropy else total.new_zeros(0), None
 
 
 def _gradients(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, total: Tensor, scale: Tensor, pull: Tensor | None, entropy: Tensor
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float,
+    total: Tensor,
+    scale: Tensor,
+    pull: Tensor | None,
+    entropy: Tensor,
+    kept: None,
 ) -> tuple[Tensor, Tensor]:
     """What flows to hidden states and head from `scale` on the log-probabilities and `pull` on the entropies, both over temperature."""
     into_hidden, size = torch.empty_like(hidden), _rows(weight)

@@ -23,8 +23,8 @@ TESTS = ("tests", "test_cases", "input_output", "test_list", "test")
 """Usual names of columns, the surest first; those of tests are what a reward of kind "code" reads."""
 ANSWER_FORMS = (
     r"#### (.+)$",  # GSM8K's
-    # The last box of a worked solution, with braces within braces within braces: MATH's.
-    r"(?s)\\(?:boxed|fbox)\s*\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}(?!.*\\(?:boxed|fbox)\s*\{)",
+    # The last box of a worked solution, with braces within braces within braces, or a bare \boxed 2: MATH's.
+    r"(?s)\\(?:boxed|fbox)\s*\{?((?<=\{)(?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*(?=\})|(?<!\{)[^\s${}\\.,]+)(?!.*\\(?:boxed|fbox)\b)",
 )
 
 JudgedBy = Literal["code", "instructions", "choice", "math", "text", "nothing"]

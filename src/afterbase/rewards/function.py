@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from pydantic import Field, field_validator
 from afterbase.config import Config
 from afterbase.errors import ConfigError
 from afterbase.records import Prompt, Rollout, Score
-from afterbase.rewards.thread import Turns
+from afterbase.rewards.thread import OutOfTime, Turns
 
 DOES_NOT_APPLY = Score(0.0, {}, "correct", "does not apply")
 """What a part says of a rollout that is none of its business: nothing in the sum, and no verdict."""
@@ -69,9 +69,9 @@ class FunctionConfig(Config):
 
     def file(self) -> Path | None:
         """The file that the function's module is read from, for the record of what went into a run; None for one without a file."""
-        with _from_here():
-            spec = _spec(_parted(self.path)[0])
-        return Path(spec.origin) if spec and spec.origin and spec.has_location else None
+        with _from_here(), suppress(Exception):  # the packages above it are imported, and what they lack is told when the part is built
+            spec = importlib.util.find_spec(_parted(self.path)[0])
+            return Path(spec.origin) if spec and spec.origin and spec.has_location else None
 
 
 @dataclass
@@ -122,7 +122,7 @@ class FunctionPart:
         remarks = Remarks()
         try:
             values = await self._ask(self.arguments(rollouts, remarks))
-        except TimeoutError:
+        except OutOfTime:
             return [self._failed(f"took longer than {self.config.seconds:g} s")] * len(rollouts)
         except Exception as error:
             return [self._failed(f"failed with {type(error).__name__}: {error}")] * len(rollouts)
@@ -196,12 +196,16 @@ def find(path: str) -> Callable[..., Any]:
     """The function at a dotted path; ConfigError says what is missing."""
     module_name, name = _parted(path)
     with _from_here():
-        if _spec(module_name) is None:
-            file = module_name.replace(".", "/") + ".py"
-            raise ConfigError(f"there is no module {module_name!r} for the reward {path!r}; start where {file} lies, or install it")
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:  # whatever a stranger's module does when it is imported
+        except ModuleNotFoundError as error:
+            if f"{module_name}.".startswith(f"{error.name}."):
+                file = module_name.replace(".", "/") + ".py"
+                raise ConfigError(
+                    f"there is no module {module_name!r} for the reward {path!r}; start where {file} lies, or install it"
+                ) from None
+            raise ConfigError(f"the reward {path!r} cannot be imported ({error}); install what {module_name} needs") from None
+        except (Exception, SystemExit) as error:  # whatever a stranger's module does when it is imported
             raise ConfigError(f"the reward {path!r} cannot be imported ({type(error).__name__}: {error}); mend {module_name}") from None
     function = getattr(module, name, None)
     if not callable(function):
@@ -214,13 +218,6 @@ def _parted(path: str) -> tuple[str, str]:
     """Module and function; the last dot parts them where there is no colon."""
     module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     return module, name
-
-
-def _spec(module: str) -> Any:
-    try:
-        return importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # a package above it is missing, or is none
-        return None
 
 
 @contextmanager

@@ -52,6 +52,8 @@ class PythonToolConfig(Config):
     """How a program is marked: ```python .. ```, or <tool> .. </tool>."""
     form: Literal["inline", "tool", "user"] = "inline"
     """Where the output goes: inside the model's own turn, which every template can; or as a turn of its own in the chat template."""
+    instruction: str | None = None
+    """Stands after the question; unset: a sentence that says how a program is marked. Empty where the prompts say so themselves."""
     max_turns: int = Field(8, ge=1)
     """How often the model may speak in one rollout: one more than the programs it may run."""
     output_characters: int = Field(1000, ge=40)
@@ -63,6 +65,7 @@ class PythonToolConfig(Config):
         """The tool; ConfigError in words where this machine cannot isolate programs."""
         tool = PythonTool(self.sandbox.build(), self.sandbox.limits, self.call, self.form, self.output_characters)
         tool.max_turns = self.max_turns
+        tool.instruction = tool.call.instruction if self.instruction is None else self.instruction
         return tool
 
 
@@ -157,6 +160,7 @@ class PythonTool(Env):
 class Fence:
     """Programs between ```python and ```."""
 
+    instruction = "Reason in words and with Python programs: each ```python block is run, and you are shown what it prints."
     stop = ("\n```\n", "```output")  # a model that has seen such transcripts goes on with the second by itself
 
     def program(self, text: str) -> str | None:
@@ -185,6 +189,9 @@ class Fence:
 class Tag:
     """Programs between <tool> and </tool>."""
 
+    instruction = (
+        "Reason in words and with Python programs: what stands between <tool> and </tool> is run, and you are shown what it prints."
+    )
     stop = ("</tool>",)
 
     def program(self, text: str) -> str | None:

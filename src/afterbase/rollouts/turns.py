@@ -69,6 +69,8 @@ class Env:
 
     stop: tuple[str, ...] = ()
     """Strings at which the model is interrupted so that `reply` is asked, besides the ends of its turns."""
+    instruction: str = ""
+    """Stands after the question, so that the model knows whom it talks to; the prompt that rewards see is without it."""
     max_turns: int = 8
     """How often the model may speak in one rollout; a recipe's own number takes its place."""
     seconds: float | None = 60.0
@@ -99,9 +101,16 @@ async def converse(
     """
     if tokenizer.prepends_space:
         raise CheckpointError("this tokenizer puts a space before every text it encodes, so replies would change; use a byte-level one")
-    tokens = tuple(prompt_tokens(tokenizer, prompt, template))
-    talk = _Talk(engine, tokenizer, prompt, template, sampling, env, tokens)
+    asked = instructed(prompt, env.instruction)
+    tokens = tuple(prompt_tokens(tokenizer, asked, template))
+    talk = _Talk(engine, tokenizer, prompt, asked, template, sampling, env, tokens)
     return list(await asyncio.gather(*[talk.rollout(number) for number in range(n)]))
+
+
+def instructed(prompt: Prompt, instruction: str) -> Prompt:
+    """The prompt with the instruction after its question."""
+    *before, last = prompt.messages
+    return replace(prompt, messages=(*before, replace(last, content=f"{last.content}\n\n{instruction}"))) if instruction else prompt
 
 
 def turn_metrics(rollouts: Iterable[Rollout]) -> dict[str, float]:
@@ -176,6 +185,7 @@ class _Talk:
     engine: Engine
     tokenizer: Tokenizer
     prompt: Prompt
+    asked: Prompt
     template: str
     sampling: Sampling
     env: Env
@@ -267,5 +277,5 @@ class _Talk:
                 'use template = "chat", or reply inside the turn (form = "inline")'
             )
         if role not in self.seams:
-            self.seams[role] = find_seam(self.tokenizer, self.prompt.messages, role)
+            self.seams[role] = find_seam(self.tokenizer, self.asked.messages, role)
         return self.seams[role]

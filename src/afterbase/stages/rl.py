@@ -151,6 +151,7 @@ class Loop:
         with self.clock("evaluate"):
             asked = await self.held_out.evaluate(step, self.asker.ask, self.session.run)
             self.session.keep_best(asked)
+        self.asker.judge.at(step, self.config.steps)
         with self.clock("sample"):
             await self.stream.fill(step)
         with self.clock("judge"):
@@ -241,7 +242,8 @@ def _critic(config: RlConfig, session: Session) -> Critic:
 def _inputs(config: RlConfig) -> dict[str, Path]:
     sources = {f"prompts.{number}": source for number, source in enumerate(config.prompts)}
     sources |= {f"held_out.{number}": source for number, source in enumerate(config.held_out.prompts)}
-    return {"model": config.model, **{name: source.path for name, source in sources.items() if hasattr(source, "path")}}
+    files = {name: source.path for name, source in sources.items() if hasattr(source, "path")}
+    return {"model": config.model, **files, **config.rewards.files()}
 
 
 def _size(config: RlConfig) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def loop_metrics(groups: Sequence[Sequence[Rollout]], replaced: Sequence[Sequenc
         "train/resampled_groups/count": float(len(replaced)),
         "train/staleness/mean": sum(version - rollout.completion.version for rollout in rollouts) / len(rollouts),
     }
-    if any(rollout.completion.turns > 1 or rollout.completion.tool_failures for rollout in rollouts):
+    if any(rollout.completion.own for rollout in rollouts):  # there is an environment
         metrics |= turn_metrics(rollouts)
     return metrics
 

@@ -37,7 +37,7 @@ def outcomes(outcome: str, limit: str, says: str) -> Look:
 
     def look(vitals: Vitals) -> str | None:
         counted, rollouts, most = vitals.now(name), vitals.now(ROLLOUTS), getattr(vitals.limits, limit)
-        if counted is None or rollouts is None or not rollouts.mean:
+        if counted is None or rollouts is None:
             return None
         share = counted.mean / rollouts.mean
         return f"{says.format(share)} ({name}, mean of {counted}{_told(says, most)})." if share >= most else None
@@ -224,15 +224,6 @@ def ratio(vitals: Vitals) -> str | None:
     return f"The mean ratio is {now.median:.3g} (train/ratio/mean, median of {now}; told {limit:g} away from 1)."
 
 
-def reference(vitals: Vitals) -> str | None:
-    """A growing distance from the reference model."""
-    name = "train/reference_kl/mean"
-    if not _rose(vitals, name) or vitals.now(name).median < vitals.limits.reference_kl:
-        return None
-    told = f"; told from {vitals.limits.reference_kl:g})."
-    return _moved("The distance from the reference model", name, vitals, " nats a token") + told
-
-
 def stale(vitals: Vitals) -> str | None:
     """Answers older than the policy that learns from them."""
     old = level("train/staleness/mean", "staleness", "Answers are {:.3g} updates old when they are learned")(vitals)
@@ -272,7 +263,7 @@ def spikes(vitals: Vitals) -> str | None:
 def loss_rose(vitals: Vitals) -> str | None:
     """A training loss that rises."""
     name, limit = "train/loss/mean", vitals.limits.loss_rise
-    if ROLLOUTS in vitals.series or not _rose(vitals, name):
+    if not _rose(vitals, name):
         return None
     then, now = _ends(vitals, name)
     return f"{_moved('The loss', name, vitals)}; told from a rise of {limit:.0%})." if now.median >= (1 + limit) * then.median else None
@@ -282,7 +273,7 @@ def loss_flat(vitals: Vitals) -> str | None:
     """A training loss that does not fall."""
     name, limits = "train/loss/mean", vitals.limits
     series = vitals.series.get(name)
-    if series is None or ROLLOUTS in vitals.series or series.count < 3 * limits.window:
+    if series is None or series.count < 3 * limits.window:
         return None
     then, now = series.then(), series.now()
     if then.median - now.median >= limits.loss_fall * abs(then.median) or loss_rose(vitals):

@@ -55,7 +55,7 @@ class WarningsConfig(Config):
     entropy_rise: float = Field(3.0, gt=1)
     """Entropy as a multiple of what it was at first."""
     reference_kl: float = Field(0.3, gt=0)
-    """Distance from the reference model in nats a token, when it is also rising."""
+    """Distance from the reference model in nats a token."""
     policy_kl: float = Field(0.1, gt=0)
     """Distance of one round's updates from the policy that sampled, in nats a token."""
     clipped: float = Field(0.3, gt=0, le=1)

@@ -45,7 +45,7 @@ class Critic(LocalTrainer):
 
     def __init__(self, model: Transformer, config: CriticConfig, trainer: TrainerConfig, steps: int) -> None:
         """`model` is a value model, `trainer` the policy's settings and `steps` the length of the schedule."""
-        super().__init__(model, trainer.model_copy(update={"optim": config.optim, "mtp": 0.0}), steps)
+        super().__init__(model, trainer.model_copy(update={"optim": config.optim}), steps)
 
     @classmethod
     def start(cls, policy: Path, config: CriticConfig, trainer: TrainerConfig, steps: int, device: torch.device | str = "cpu") -> Critic:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -62,7 +64,7 @@ def _groups(order: Iterable[int], samples: Sequence[Sample], tokens_per_batch: i
 
 def _batch(samples: list[Sample], places: tuple[int, ...], total_tokens: int, total_sequences: int, device: torch.device | str) -> Batch:
     segments = Segments.of([len(sample.tokens) for sample in samples], device)
-    learn = torch.tensor([flag and place > 0 for sample in samples for place, flag in enumerate(sample.learn)])
+    learn = _flat([(False, *sample.learn[1:]) for sample in samples], np.bool_, "cpu")
     picked = learn.nonzero().squeeze(1).to(device)
     owner = segments.owner[picked]
 
@@ -72,12 +74,12 @@ def _batch(samples: list[Sample], places: tuple[int, ...], total_tokens: int, to
     def joined(name: str) -> torch.Tensor | None:
         if not getattr(samples[0], name):
             return None
-        values = torch.tensor([value for sample in samples for value in getattr(sample, name)], dtype=torch.float32, device=device)
+        values = _flat([getattr(sample, name) for sample in samples], np.float32, device)
         assert len(values) == len(picked), f"{name} holds {len(values)} numbers for {len(picked)} learned tokens"
         return values
 
     return Batch(
-        tokens=torch.tensor([token for sample in samples for token in sample.tokens], device=device),
+        tokens=_flat([sample.tokens for sample in samples], np.int64, device),
         segments=segments,
         picked=picked,
         owner=owner,
@@ -93,3 +95,8 @@ def _batch(samples: list[Sample], places: tuple[int, ...], total_tokens: int, to
         samples=places,
         temperature=samples[0].temperature,
     )
+
+
+def _flat(parts: list[tuple], dtype: type, device: torch.device | str) -> torch.Tensor:
+    """The numbers of all parts in a row; by way of numpy, since torch takes ten times as long over each."""
+    return torch.from_numpy(np.fromiter(chain.from_iterable(parts), dtype, sum(map(len, parts)))).to(device)

@@ -57,6 +57,8 @@ class Checkpoints:
         self.directory, self.config = directory, config
         self.written = monotonic()
         mend_directory(self.directory / "best")
+        for path in self.directory.glob(".*.tmp-*"):
+            shutil.rmtree(path)  # a killed process was writing it; no other one does, for a run has one writer
 
     def due(self, done: int) -> bool:
         """Whether a checkpoint belongs after `done` steps."""

@@ -22,21 +22,22 @@ MOST_SPLITS = 16
 
 
 @triton.jit
-def _turned(heads, width_index, rows, weight, cos, sin, position, eps, NORM: tl.constexpr, WIDTH: tl.constexpr, inside):
-    """Heads [R, WIDTH] at the pointers `heads + rows`, normalized and rotated in float32, rounded to what products read."""
+def _turned(heads, rows, inside, weight, cos, sin, position, eps, NORM: tl.constexpr, WIDTH: tl.constexpr):
+    """The heads [R, WIDTH] that begin at `heads + rows`, normalized and rotated in float32, rounded to what products read."""
     half: tl.constexpr = WIDTH // 2
-    partner = (width_index + half) % WIDTH
-    own = tl.load(heads + rows[:, None] + width_index[None, :], mask=inside[:, None], other=0.0)
+    width = tl.arange(0, WIDTH)
+    partner = (width + half) % WIDTH
+    own = tl.load(heads + rows[:, None] + width[None, :], mask=inside[:, None], other=0.0)
     other = tl.load(heads + rows[:, None] + partner[None, :], mask=inside[:, None], other=0.0)
     kind = own.dtype
     own, other = own.to(tl.float32), other.to(tl.float32)
     if NORM:  # rounded before the weight multiplies, as the model's norm does
         inverse = tl.rsqrt(tl.sum(own * own, axis=1) / WIDTH + eps)[:, None]
-        own = (own * inverse).to(kind).to(tl.float32) * tl.load(weight + width_index)[None, :]
+        own = (own * inverse).to(kind).to(tl.float32) * tl.load(weight + width)[None, :]
         other = (other * inverse).to(kind).to(tl.float32) * tl.load(weight + partner)[None, :]
-    angle = position * half + width_index % half
-    sign = tl.where(width_index < half, -1.0, 1.0)
-    return (own * tl.load(cos + angle)[None, :] + other * (tl.load(sin + angle) * sign)[None, :]).to(kind)
+    angle = position * half + width % half
+    sine = tl.load(sin + angle) * tl.where(width < half, -1.0, 1.0)
+    return (own * tl.load(cos + angle)[None, :] + other * sine[None, :]).to(kind)
 
 
 @triton.jit
@@ -49,23 +50,20 @@ def _attend(
     row, head, part = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     live = tl.load(done + row) == 0
     position = tl.where(live, tl.load(lengths + row), 0)  # a row that is done reads nothing and leaves the memory as it is
-    width, member, token = tl.arange(0, WIDTH), tl.arange(0, PADDED), tl.arange(0, TOKENS)
-    here, inside, only = qkv + row * (HEADS + 2 * KV_HEADS) * WIDTH, member < GROUP, tl.arange(0, 1)
-    queries = _turned(here, width, (head * GROUP + member) * WIDTH, q_weight, cos, sin, position, eps, NORM, WIDTH, inside)
-    base = (row * KV_HEADS + head) * room * WIDTH
+    width, member, token, only = tl.arange(0, WIDTH), tl.arange(0, PADDED), tl.arange(0, TOKENS), tl.arange(0, 1)
+    here, inside = qkv + row * (HEADS + 2 * KV_HEADS) * WIDTH, member < GROUP
+    queries = _turned(here, (head * GROUP + member) * WIDTH, inside, q_weight, cos, sin, position, eps, NORM, WIDTH)
+    key = _turned(here, (HEADS + head + only) * WIDTH, only == 0, k_weight, cos, sin, position, eps, NORM, WIDTH)
+    value = tl.load(here + (HEADS + KV_HEADS + head + only[:, None]) * WIDTH + width[None, :])
 
-    peak = tl.full((PADDED,), -float("inf"), tl.float32)
-    weight = tl.zeros((PADDED,), tl.float32)
-    mix = tl.zeros((PADDED, WIDTH), tl.float32)
-    if part == 0:  # the new token itself, which nobody needs to read back
-        key = _turned(here, width, (HEADS + head + only) * WIDTH, k_weight, cos, sin, position, eps, NORM, WIDTH, only == 0)
-        value = tl.load(here + (HEADS + KV_HEADS + head + only[:, None]) * WIDTH + width[None, :])
-        place = base + (position + only[:, None]) * WIDTH + width[None, :]
-        tl.store(keys + place, key, mask=live)
-        tl.store(values + place, value, mask=live)
-        peak = tl.sum(queries.to(tl.float32) * key.to(tl.float32), axis=1) * scale
-        weight += 1.0
-        mix += value.to(tl.float32)
+    # The first part takes the new token itself, which nobody needs to read back; it also puts it into the memory.
+    base, first = (row * KV_HEADS + head) * room * WIDTH, part == 0
+    place = base + (position + only[:, None]) * WIDTH + width[None, :]
+    tl.store(keys + place, key, mask=live & first)
+    tl.store(values + place, value, mask=live & first)
+    peak = tl.where(first, tl.sum(queries.to(tl.float32) * key.to(tl.float32), axis=1) * scale, -float("inf"))
+    weight = tl.where(first, tl.full((PADDED,), 1.0, tl.float32), 0.0)
+    mix = tl.where(first, tl.zeros((PADDED, WIDTH), tl.float32) + value.to(tl.float32), 0.0)
 
     share = tl.cdiv(tl.cdiv(position, SPLITS), TOKENS) * TOKENS
     end = tl.minimum(position, (part + 1) * share)

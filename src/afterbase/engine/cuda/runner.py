@@ -7,6 +7,8 @@ moved. The arithmetic is the trainer's: float32 residual stream, norms, rotation
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,8 +18,10 @@ from afterbase.engine.cuda.attention import Heads, decode_attention
 from afterbase.engine.cuda.draw import drawn, record
 from afterbase.engine.rows import IDLE, Rows
 from afterbase.engine.runner import FusedLayer, is_plain
+from afterbase.model.attend import attend
 from afterbase.model.cache import Cache, CacheStep
 from afterbase.model.cuda import layers, vocabulary
+from afterbase.model.gqa import GQA
 from afterbase.model.norm import RMSNorm
 from afterbase.model.transformer import Transformer
 from afterbase.segments import Segments
@@ -29,19 +33,20 @@ WIDTHS = (16, 32, 64, 128, 256)
 
 
 class GraphRunner:
-    """Decodes from bfloat16 copies of the weights, which `refresh` fills anew in place."""
+    """Decodes from half-precision copies of the weights, which `refresh` fills anew in place."""
 
     compact = True
-    """The cache is bfloat16 as well."""
+    """The cache is in half precision as well."""
     alone = True
     """A burst of steps needs no host."""
 
-    def __init__(self, model: Transformer) -> None:
-        self.model = model
-        self.layers = [FusedLayer.of(block, torch.bfloat16) for block in model.model.layers]
-        self.head = model.lm_head.weight.detach().to(torch.bfloat16)
+    def __init__(self, model: Transformer, dtype: torch.dtype = torch.bfloat16) -> None:
+        self.model, self.dtype = model, dtype
+        self.layers = [FusedLayer.of(block, dtype) for block in model.model.layers]
+        self.head = model.lm_head.weight.detach().to(dtype)
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self.pointers: tuple[int, ...] = ()
+        self.pointers = self._pointers()
+        self.state: tuple = (None, None, None)
         self.cache: Cache | None = None
         self.heads: Heads | None = None
 
@@ -56,6 +61,8 @@ class GraphRunner:
         for layer, block in zip(self.layers, self.model.model.layers, strict=True):
             layer.refresh(block)
         self.head.copy_(self.model.lm_head.weight)
+        if (pointers := self._pointers()) != self.pointers:
+            self.graphs, self.pointers = {}, pointers
 
     def burst(self, rows: Rows, cache: Cache, steps: int) -> None:
         """Give every running row that many tokens, or fewer if it ends, without waiting for the device."""
@@ -65,6 +72,21 @@ class GraphRunner:
             self.graphs[size] = self._recorded(rows, cache, size)
         for _ in range(steps):
             self.graphs[size].replay()
+
+    def prefill(self, tokens: Int[Tensor, "T"], segments: Segments, step: CacheStep) -> Float[Tensor, "S V"]:
+        """Read whole prompts into the cache; logits of what follows each."""
+        config = self.model.config
+        widths = config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads
+        rotation = self.model.rotary(segments.positions)
+
+        def attended(qkv: Tensor, attention: GQA, index: int) -> Tensor:
+            queries, keys, values = qkv.unflatten(1, (-1, config.head_dim)).split(widths, dim=1)
+            queries, keys = rotation(attention.q_norm(queries)), rotation(attention.k_norm(keys))
+            step.layer(index).write(keys, values)
+            return attend(queries, keys, values, segments, config.head_dim**-0.5).flatten(1)
+
+        hidden = self._through(tokens, attended)
+        return self.logits(hidden[segments.starts[1:].long() - 1])
 
     def decode(self, tokens: Int[Tensor, "n"], segments: Segments, step: CacheStep) -> Float[Tensor, "n V"]:
         """Logits of the next tokens, for draws that need the host."""
@@ -78,26 +100,36 @@ class GraphRunner:
         record(rows, size, *drawn(logits, rows.temperature[:size], rows.keys[:size], rows.counts[:size]))
 
     def _logits(self, tokens: Int[Tensor, "n"], lengths: Int[Tensor, "n"], done: Int[Tensor, "n"], cache: Cache) -> Float[Tensor, "n V"]:
+        """The head's output after one token for each of the first rows of the cache."""
+
+        def attended(qkv: Tensor, attention: GQA, index: int) -> Tensor:
+            norms = (attention.q_norm.weight, attention.k_norm.weight) if self.model.config.qk_norm else None
+            return decode_attention(qkv, norms, self.heads, lengths, done, cache.layers[index])
+
+        return self.logits(self._through(tokens, attended))
+
+    def _through(self, tokens: Int[Tensor, "T"], attended: Callable[[Tensor, GQA, int], Tensor]) -> Float[Tensor, "T d"]:
+        """The final hidden states; `attended` makes a layer's stacked projections into its heads' mixtures."""
         with torch.autocast(tokens.device.type, enabled=False):
             trunk = self.model.model
             hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight), None
-            for block, layer, memories in zip(trunk.layers, self.layers, cache.layers, strict=True):
-                attention = block.self_attn
-                norms = (attention.q_norm.weight, attention.k_norm.weight) if self.model.config.qk_norm else None
+            for index, (block, layer) in enumerate(zip(trunk.layers, self.layers, strict=True)):
                 qkv = F.linear(self._add(hidden, delta, block.input_layernorm), layer.qkv, layer.qkv_bias)
-                delta = F.linear(decode_attention(qkv, norms, self.heads, lengths, done, memories), layer.out)
+                delta = F.linear(attended(qkv, block.self_attn, index), layer.out)
                 both = F.linear(self._add(hidden, delta, block.post_attention_layernorm), layer.gate_up)
-                gate, up = both.chunk(2, dim=1)
-                delta = F.linear(layers.swiglu(gate, up, torch.empty_like(gate, memory_format=torch.contiguous_format)), layer.down)
-            return self.logits(self._add(hidden, delta, trunk.norm))
+                delta = F.linear(self._gated(*both.chunk(2, dim=1)), layer.down)
+            return self._add(hidden, delta, trunk.norm)
+
+    def _gated(self, gate: Float[Tensor, "T inner"], up: Float[Tensor, "T inner"]) -> Float[Tensor, "T inner"]:
+        return layers.swiglu(gate, up, gate.new_empty(gate.shape))
 
     def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n V"]:
         """The head on hidden states, in float32 as the trainer has them."""
-        return vocabulary.product(hidden.to(torch.bfloat16), self.head.T)
+        return vocabulary.product(hidden.to(self.dtype), self.head.T)
 
     def _add(self, hidden: Tensor, delta: Tensor | None, norm: RMSNorm) -> Tensor:
         """The residual stream with `delta` added in place; returns its norm."""
-        return layers.add_normalize(hidden, delta, norm.weight, norm.eps, torch.bfloat16, in_place=True)[2]
+        return layers.add_normalize(hidden, delta, norm.weight, norm.eps, self.dtype, in_place=True)[2]
 
     def _take(self, cache: Cache) -> None:
         """The rotations of every position that a new cache has room for."""
@@ -110,10 +142,12 @@ class GraphRunner:
 
     def _prepare(self, rows: Rows, cache: Cache) -> None:
         """Forget the graphs if anything that they point to has moved."""
-        read = (*self.model.parameters(), *cache.blocks, rows.tokens, rows.stop_ids)
-        pointers = tuple(tensor.data_ptr() for tensor in read)
-        if pointers != self.pointers or cache is not self.cache:
-            self.graphs, self.pointers = {}, pointers
+        state = cache, rows.tokens, rows.stop_ids
+        if any(now is not then for now, then in zip(state, self.state, strict=True)):
+            self.graphs, self.state = {}, state
+
+    def _pointers(self) -> tuple[int, ...]:
+        return tuple(parameter.data_ptr() for parameter in self.model.parameters())
 
     def _recorded(self, rows: Rows, cache: Cache, size: int) -> torch.cuda.CUDAGraph:
         """One step of that many rows as a graph; whatever is compiled or set up on first use happens before, while no row runs."""

@@ -73,12 +73,13 @@ def swiglu_backward(gradient: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor,
 def rotate(heads: Float[Tensor, "T h rope"], cos: Tensor, sin: Tensor, interleaved: bool, back: bool) -> Float[Tensor, "T h rope"]:
     """Every pair turned; interleaved pairs are neighbours on the model's side and halves on the attention's."""
     out, half = heads.new_empty(heads.shape), heads.shape[-1] // 2
-    pairs = out.numel() // 2
-    if pairs:
+    if out.numel():
+        block = triton.next_power_of_2(half)
+        tokens = max(1, 2 * COLUMNS // block)
         with on(heads):
-            _rotate[(triton.cdiv(pairs, COLUMNS),)](
-                heads, cos, sin, out, pairs, -1.0 if back else 1.0, heads.stride(0), heads.stride(1), heads.shape[1], half,
-                interleaved and not back, interleaved and back, COLUMNS,
+            _rotate[triton.cdiv(len(heads), tokens), heads.shape[1]](
+                heads, cos, sin, out, len(heads), -1.0 if back else 1.0, heads.stride(0), heads.stride(1), half,
+                interleaved and not back, interleaved and back, tokens, block,
             )  # fmt: skip
     return out
 
@@ -151,17 +152,13 @@ def _swiglu_backward(gradient, gate, up, both, width, stride, BLOCK: tl.constexp
 
 @triton.jit
 def _rotate(
-    heads, cos, sin, out, pairs, sign, token_stride, head_stride, HEADS: tl.constexpr, HALF: tl.constexpr,
-    GATHER: tl.constexpr, SCATTER: tl.constexpr, BLOCK: tl.constexpr,
+    heads, cos, sin, out, count, sign, token_stride, head_stride, HALF: tl.constexpr,
+    GATHER: tl.constexpr, SCATTER: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0).to(tl.int64) * BLOCK
-    inside = first + tl.arange(0, BLOCK) < pairs
-    whole = first // (HEADS * HALF)  # tokens before this program's first: only this needs 64 bits, whose division is slow
-    rest = (first - whole * (HEADS * HALF)).to(tl.int32) + tl.arange(0, BLOCK)
-    token = whole + rest // (HEADS * HALF)
-    rest = rest % (HEADS * HALF)
-    head = rest // HALF
-    pair = rest % HALF
+    token = (tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS))[:, None]
+    head = tl.program_id(1)
+    pair = tl.arange(0, BLOCK)[None, :]
+    inside = (token < count) & (pair < HALF)
     base = heads + token * token_stride + head * head_stride
     if GATHER:
         a = tl.load(base + 2 * pair, mask=inside, other=0.0).to(tl.float32)
@@ -171,7 +168,7 @@ def _rotate(
         b = tl.load(base + pair + HALF, mask=inside, other=0.0).to(tl.float32)
     c = tl.load(cos + token * HALF + pair, mask=inside, other=0.0)
     s = tl.load(sin + token * HALF + pair, mask=inside, other=0.0) * sign
-    to = out + token * (2 * HEADS * HALF) + head * (2 * HALF)
+    to = out + (token * tl.num_programs(1) + head) * (2 * HALF)
     if SCATTER:
         tl.store(to + 2 * pair, a * c - b * s, mask=inside)
         tl.store(to + 2 * pair + 1, b * c + a * s, mask=inside)
