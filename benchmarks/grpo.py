@@ -1,6 +1,6 @@
 """A whole GRPO step on one GPU beside TRL's, plain and with colocated vLLM, and what the card allows at best.
 
-    python benchmarks/grpo.py                                   (everything TRL and vLLM are installed for; about ten minutes)
+    python benchmarks/grpo.py                                   (what TRL and vLLM are installed for; about ten minutes)
     python benchmarks/grpo.py rates afterbase trl --out r.json  (pieces, merged into one file: one machine, one sitting)
     python benchmarks/grpo.py --table --out r.json              (only print what the file holds)
 
@@ -26,6 +26,7 @@ import threading
 import zlib
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -45,7 +46,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("pieces", nargs="*", metavar="piece", help=f"of {', '.join(PIECES)}; all when none is named")
     options.add_argument("--steps", type=int, default=6, help="steps of each side, the first of which is not counted")
-    options.add_argument("--tokens-per-batch", type=int, default=32768, help="afterbase: tokens in one forward and backward pass")
+    options.add_argument("--tokens-per-batch", type=int, default=16384, help="afterbase: tokens in one forward and backward pass")
     options.add_argument("--trl-batch", type=int, default=32, help="TRL: sequences in one forward and backward pass")
     options.add_argument("--out", type=Path, help="result file; pieces that it holds already are kept")
     options.add_argument("--table", action="store_true", help="run nothing")
@@ -57,7 +58,7 @@ def main() -> None:
     result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"pieces": {}}
     if not chosen.table:
         need_cuda(chosen.rehearse)
-        for piece in chosen.pieces or PIECES:
+        for piece in chosen.pieces or [piece for piece in PIECES if installed(piece)]:
             result["pieces"][piece] = run(piece, chosen)
             result |= {"hardware": card(), "date": date.today().isoformat(), "work": work(chosen.rehearse), "shape": shape(chosen.rehearse)}
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,8 +157,7 @@ def make_checkpoint(directory: Path, shape: dict) -> None:
     save_model(model, directory, torch.bfloat16)
     words = {"<pad>": 0, "<eos>": 1, "<unk>": 2, **{f"w{number}": number for number in range(3, shape["vocab_size"])}}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.WhitespaceSplit(), decoders.Fuse()
-    tokenizer.decoder = decoders.Replace("w", " w")
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.WhitespaceSplit(), decoders.Replace("w", " w")
     tokenizer.add_special_tokens(["<pad>", "<eos>", "<unk>"])
     tokenizer.save(str(directory / "tokenizer.json"))
     kept = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
@@ -218,6 +218,11 @@ def need_cuda(rehearse: bool) -> None:
     if card() == "no GPU" and not rehearse:
         print("this benchmark needs an NVIDIA GPU and torch sees none; benchmarks/cpu.py is the one for a CPU", file=sys.stderr)
         sys.exit(2)
+
+
+def installed(piece: str) -> bool:
+    """Whether what a piece needs is there."""
+    return all(find_spec(name) for name in {"trl": ["trl"], "trl-vllm": ["trl", "vllm"]}.get(piece, []))
 
 
 def versions() -> dict[str, str]:

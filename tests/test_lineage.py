@@ -16,6 +16,7 @@ from afterbase.lineage import (
     mend_directory,
     storage_error,
     storing,
+    sweep,
     write_atomic,
 )
 
@@ -202,3 +203,10 @@ def test_a_kill_between_the_two_renames_loses_neither(tmp_path: Path, monkeypatc
     assert (path / "a").read_text() == "1" and os.listdir(tmp_path) == ["best"]
     mend_directory(path)
     assert (path / "a").read_text() == "1"
+
+
+def test_what_killed_writers_left_is_swept_away_wherever_it_lies(tmp_path: Path):
+    tree(tmp_path, **{"rollouts__.1.jsonl.tmp-9": "x", "checkpoints__.7.tmp-9__.a.tmp-9": "x", "rollouts__1.jsonl": "x", ".lock": "9"})
+    sweep(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"rollouts/1.jsonl", ".lock"} and os.listdir(tmp_path / "checkpoints") == []

@@ -113,6 +113,15 @@ def mend_directory(path: Path) -> None:
         os.rename(old, path)
 
 
+def sweep(directory: Path) -> None:
+    """Remove what killed writers left half done anywhere in a directory that nobody else is writing now."""
+    for path in sorted(directory.rglob(".*.tmp-*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)  # it may have gone with its directory
+
+
 @contextmanager
 def atomic_directory(path: Path, old: Path | None = None) -> Iterator[Path]:
     """A fresh directory beside `path` to fill; it becomes `path` when the block succeeds and vanishes when it fails.

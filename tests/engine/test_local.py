@@ -10,6 +10,7 @@ import torch
 from afterbase.engine.local import EngineConfig, LocalEngine
 from afterbase.errors import EngineError
 from afterbase.model.checkpoint import hf_weights
+from afterbase.objective.likelihood import Likelihood
 from afterbase.records import Sample, Sampling
 from afterbase.segments import Segments
 from afterbase.train.optim import OptimConfig
@@ -182,7 +183,7 @@ def change_by_training(model, steps):
     """The fused optimizer writes without telling autograd; the trainer tells it."""
     trainer = LocalTrainer(model, TrainerConfig(optim=OptimConfig(schedule=ScheduleConfig(peak=1e-3))), steps)
     (batch,) = pack([Sample((1, 2, 3), (True,) * 3)], 10)
-    trainer.forward_backward(batch, lambda logprobs, batch: (-logprobs.sum(), {}))
+    trainer.forward_backward(batch, Likelihood())
     trainer.step()
 
 

@@ -60,6 +60,13 @@ def test_copies_are_made_anew_when_a_weight_has_changed_and_only_then():
         assert torch.equal(joined.bias, torch.cat([each.bias for each in parts]).bfloat16())
 
 
+def test_copies_that_an_engine_had_made_serve_training_too():
+    joined = Joined(*layers())
+    with torch.inference_mode():
+        joined._copy(torch.bfloat16)
+    assert not joined.weight.is_inference() and not joined.bias.is_inference() and not joined.weight.requires_grad
+
+
 def test_columns_of_one_matrix_are_joined_without_a_copy_and_others_with_one():
     whole = torch.randn(3, 10)
     assert side_by_side(whole.split([6, 2, 2], dim=1)).data_ptr() == whole.data_ptr()

@@ -16,10 +16,9 @@ from afterbase.rewards.base import RewardsConfig, build
 from afterbase.rewards.function import FunctionConfig
 from afterbase.rewards.gold import check_gold
 
-# The functions of TRL's page on custom rewards, in its own forms and signatures.
+# Functions as people write them for TRL's GRPOTrainer: every signature and form of completions that its page on custom rewards describes.
 TRL = r"""
 import asyncio
-import re
 
 def by_tokens(completions_ids, **kwargs):
     return [float(len(ids)) for ids in completions_ids]
@@ -28,37 +27,27 @@ def by_ids(completion_ids, **kwargs):
     return [float(len(ids)) for ids in completion_ids]
 
 def by_characters(completions, **kwargs):
-    return [float(len(completion)) for completion in completions]
+    return [float(len(text)) for text in completions]
 
-def format_reward_func(completions, **kwargs):
-    pattern = r"^<think>.*?</think><answer>.*?</answer>$"
-    completion_contents = [completion[0]["content"] for completion in completions]
-    matches = [re.match(pattern, content) for content in completion_contents]
-    return [1.0 if match else 0.0 for match in matches]
+def tagged(completions, **kwargs):
+    texts = [messages[0]["content"] for messages in completions]
+    return [float(text.startswith("<think>") and text.endswith("</answer>")) for text in texts]
 
-def reward_func(completions, ground_truth, **kwargs):
-    matches = [re.search(r"\\boxed\{(.*?)\}", completion) for completion in completions]
-    contents = [match.group(1) if match else "" for match in matches]
-    return [1.0 if c == gt else 0.0 for c, gt in zip(contents, ground_truth)]
+def boxed(completions, ground_truth, **kwargs):
+    return [1.0 if "\\boxed{" + truth + "}" in text else 0.0 for text, truth in zip(completions, ground_truth)]
 
-def math_reward_func(prompts, completions, task, **kwargs):
-    rewards = []
-    for prompt, completion, t in zip(prompts, completions, task):
-        if t == "math":
-            rewards.append(1.0 if completion.endswith("4") else -1.0)
-        else:
-            rewards.append(None)
-    return rewards
+def sums(prompts, completions, task, **kwargs):
+    return [(1.0 if text.endswith("4") else -1.0) if kind == "sums" else None for _, text, kind in zip(prompts, completions, task)]
 
-def coding_reward_func(prompts, completions, task, **kwargs):
-    return [(2.0 if "def" in completion else -2.0) if t == "coding" else None for completion, t in zip(completions, task)]
+def programs(prompts, completions, task, **kwargs):
+    return [(2.0 if "def" in text else -2.0) if kind == "programs" else None for _, text, kind in zip(prompts, completions, task)]
 
-async def async_reward_func(prompts, completions, **kwargs):
+async def remote(prompts, completions, **kwargs):
     await asyncio.sleep(0.001)
-    return [1.0 if completion else 0.0 for completion in completions]
+    return [float(bool(text)) for text in completions]
 
 def later(completions, trainer_state, log_extra=None, log_metric=None, **kwargs):
-    log_extra("seen", [completion.upper() for completion in completions])
+    log_extra("seen", [text.upper() for text in completions])
     log_metric("rounds left", trainer_state.max_steps - trainer_state.global_step)
     return [float(trainer_state.global_step)] * len(completions)
 """
@@ -101,26 +90,26 @@ def values(rollouts: list[Rollout], *parts: dict) -> list[float]:
     return [score.value for score in scores(rollouts, *parts)]
 
 
-def test_trls_own_examples_work_unchanged(here):
+def test_functions_written_for_trl_work_unchanged(here):
     here(TRL, "trl_page")
     assert values(answers("ab", "abc"), {"path": "trl_page:by_tokens"}) == [2.0, 3.0]
     assert values(answers("ab", "abc"), {"path": "trl_page.by_ids"}) == [2.0, 3.0]
     assert values(answers("ab", "abc"), {"path": "trl_page:by_characters"}) == [2.0, 3.0]
     shaped = answers("<think>1 + 2</think><answer>3</answer>", "3")
-    assert values(shaped, {"path": "trl_page:format_reward_func", "form": "messages"}) == [1.0, 0.0]
+    assert values(shaped, {"path": "trl_page:tagged", "form": "messages"}) == [1.0, 0.0]
     boxed = answers(r"The solution is \boxed{2}.", r"The solution is \boxed{6}.", ground_truth="2")
-    assert values(boxed, {"path": "trl_page:reward_func"}) == [1.0, 0.0]
-    assert values(answers("a", ""), {"path": "trl_page:async_reward_func"}) == [1.0, 0.0]
+    assert values(boxed, {"path": "trl_page:boxed"}) == [1.0, 0.0]
+    assert values(answers("a", ""), {"path": "trl_page:remote"}) == [1.0, 0.0]
 
 
 def test_functions_that_do_not_apply_leave_the_sum_and_the_verdict_to_those_that_do(here):
     here(TRL, "trl_tasks")
-    both = {"path": "trl_tasks:math_reward_func"}, {"path": "trl_tasks:coding_reward_func", "weight": 0.5}
-    assert [(each.value, each.outcome, each.parts) for each in scores(answers("4", "5", task="math"), *both)] == [
-        (1.0, "correct", {"math_reward_func": 1.0}), (-1.0, "wrong", {"math_reward_func": -1.0}),
+    both = {"path": "trl_tasks:sums"}, {"path": "trl_tasks:programs", "weight": 0.5}
+    assert [(each.value, each.outcome, each.parts) for each in scores(answers("4", "5", task="sums"), *both)] == [
+        (1.0, "correct", {"sums": 1.0}), (-1.0, "wrong", {"sums": -1.0}),
     ]  # fmt: skip
-    (code,) = scores(answers("def f()", task="coding"), *both)
-    assert (code.value, code.outcome, code.parts) == (1.0, "correct", {"coding_reward_func": 2.0})
+    (code,) = scores(answers("def f()", task="programs"), *both)
+    assert (code.value, code.outcome, code.parts) == (1.0, "correct", {"programs": 2.0})
     (nobody,) = scores(answers("4", task="poetry"), *both)
     assert nobody.outcome == "error" and "no part of the domain applies" in nobody.note
 

@@ -401,7 +401,8 @@ def test_json_says_the_same_to_machines(command, ill):
 
 
 def test_a_pipelines_runs_are_examined_in_its_order(command, ill, tmp_path):
-    ill("truncated", "zero"), ill(None, "last")
+    ill("truncated", "zero"), ill(None, "last"), ill("truncated", "last.old-1")
+    assert [path.name for path in runs_in(tmp_path)] == ["last", "last.old-1", "zero"]  # a directory of runs that are no pipeline's
     nodes = [{"name": name, "directory": name} for name in ("zero", "last")]
     (tmp_path / "pipeline.json").write_text(json.dumps({"stages": nodes}))
     assert [path.name for path in runs_in(tmp_path)] == ["zero", "last"]

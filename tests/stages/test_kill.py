@@ -5,6 +5,7 @@ place in the code. The processes are forked off one server that has torch import
 """
 
 import multiprocessing
+import os
 import signal
 import time
 from pathlib import Path
@@ -48,7 +49,8 @@ LOGGED_TWICE = ("afterbase.track.Tracker", "log", 2, "after")
 LEARNING = ("afterbase.train.trainer.LocalTrainer", "forward_backward", 3, "before")  # the second step is being made
 ANSWERING = ("afterbase.engine.local.LocalEngine", "_steps", 3, "after")  # some of the first lots are drawn
 LAST_WORD = ("afterbase.stages.run.Run", "finish", 1, "before")  # all is written but done.json
-WEIGHTS = "checkpoints/final/model.safetensors"
+UPDATED = ("afterbase.train.trainer.LocalTrainer", "step", 1, "after")  # the first of two updates of a round is made
+WEIGHTS, BEST = "checkpoints/final/model.safetensors", "checkpoints/best/model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -137,24 +139,40 @@ def test_sft(base, recipe, rows, command, killed, hunted, tmp_path):
     assert [path.name for path in (torn / "checkpoints").iterdir()] == ["final"]
 
 
-def test_rl(base, recipe, rows, command, killed, hunted, tmp_path):
-    """Six rounds of two updates on five questions, saved after every other round."""
-    data = rows(*[{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(5)])
-    rewards = {"domains": {"default": [{"kind": "length", "ngram": 1, "tolerance": 0.0}]}}
-    page = recipe(
-        model=base,
-        prompts=[{"kind": "jsonl", "path": data}],
-        rewards=rewards,
-        steps=6,
-        prompts_per_step=4,
-        group=4,
-        minibatches=2,
-        sampling={"max_tokens": 24},
-        objective={"kl": 0.01},
-        trainer={"optim": {"schedule": {"peak": 0.003}}},
-        engine={"rows": 8},
-        saving={"every": 2},
-    )
+@pytest.fixture
+def rounds(base, recipe, rows):
+    """A recipe of six rounds of two updates on five questions, three more of which are held out; saved after every other round."""
+    sums = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(8)]
+    asked = {"every": 2, "prompts": [{"kind": "jsonl", "path": rows(*sums[5:], name="asked.jsonl")}]}
+
+    def page(**changes):
+        return recipe(
+            model=base,
+            prompts=[{"kind": "jsonl", "path": rows(*sums[:5])}],
+            rewards={"domains": {"default": [{"kind": "length", "ngram": 1, "tolerance": 0.0}]}},
+            steps=6,
+            prompts_per_step=4,
+            group=4,
+            minibatches=2,
+            sampling={"max_tokens": 24},
+            trainer={"optim": {"schedule": {"peak": 0.003}}},
+            engine={"rows": 16},
+            saving={"every": 2, "best": "eval/response_length/mean"},
+            held_out=asked,
+            **changes,
+        )
+
+    return page
+
+
+def alike(one: Path, other: Path) -> bool:
+    """Whether two runs of `rounds` left the same bytes, the final and the best model among them."""
+    answers = [f"rollouts/{step:06d}.jsonl" for step in range(6)] + [f"held_out/{step:06d}.jsonl" for step in (0, 2, 4, 5)]
+    return same(one, other, "metrics.jsonl", WEIGHTS, BEST, "checkpoints/best/best.json", *answers)
+
+
+def test_rl(rounds, command, killed, hunted, tmp_path):
+    page = rounds(objective={"kl": 0.01})
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert command("rl", page, "--out", whole)[0] == 0 and steps_of(whole) == 6
     assert all(row["train/gradient/norm"] > 0 for row in read_metrics(whole / "metrics.jsonl"))
@@ -166,8 +184,74 @@ def test_rl(base, recipe, rows, command, killed, hunted, tmp_path):
     assert command("rl", page, "--out", torn)[0] == 0
     hunted("rl", page, out=tmp_path / "hunted")
     assert command("rl", page, "--out", tmp_path / "hunted")[0] == 0
-    for run in (torn, tmp_path / "hunted"):
-        assert same(whole, run, "metrics.jsonl", WEIGHTS, *(f"rollouts/{step:06d}.jsonl" for step in range(6)))
+    assert alike(whole, torn) and alike(whole, tmp_path / "hunted")
+
+
+def test_rl_with_rounds_drawn_ahead(rounds, command, killed, stopped, tmp_path):
+    """Killed, asked to stop, and with a checkpoint cut off, while judged and unjudged rollouts are in flight."""
+    page = rounds(ahead=1, remembered=100, curriculum={"kind": "reweight", "minimum": 3})
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert command("rl", page, "--out", whole)[0] == 0 and steps_of(whole) == 6
+    said = stopped("rl", page, "--out", torn, place=UPDATED)
+    assert said.endswith(f"stopped as asked: the state after step 1 is saved; the same command resumes at rl in {torn}")
+    assert "the state after step 2 is saved" in stopped("rl", page, "--out", torn, place=LOGGED)
+    for place in (DRAWN, DRAWING, RENAMED):
+        killed("rl", page, "--out", torn, place=place)
+    newest = max((torn / "checkpoints").glob("0*"))
+    os.truncate(newest / "training_state.pt", 100)
+    code, _, said = command("rl", page, "--out", torn)
+    assert code == 0 and f"{newest} is not whole: training_state.pt has 100 bytes of" in " ".join(said.split())
+    assert alike(whole, torn)
+
+
+EVERYTHING = {
+    "ahead": 2,
+    "epochs": 2,
+    "groups": {"resample": 1},
+    "curriculum": {"kind": "reweight", "minimum": 4},
+    "remembered": 30,
+    "objective": {"correction": {}},
+    "held_out": {"every": 2, "questions": 3},
+}
+"""Whatever of a round outlives it, at once: rounds in flight, pass rates, remembered scores."""
+CRITIC = {"objective": {"kind": "ppo", "kl": 0.01}, "critic": {"optim": {"schedule": {"peak": 0.003}}}, "overlong": {"mask": True}}
+REWARD = """
+import asyncio
+async def luck(completion_ids, answer, trainer_state, **columns):
+    await asyncio.sleep(0.5 * (int(answer[0]) % 5 == 0))
+    return [((sum(ids) + trainer_state.global_step) % 4 == 0) * 1.0 for ids in completion_ids]
+"""
+
+
+@pytest.mark.parametrize("more", [EVERYTHING, CRITIC, {**CRITIC, "ahead": 1}], ids=["everything", "critic", "critic ahead"])
+def test_rl_with_all_that_outlives_a_round(dense, recipe, rows, command, killed, stopped, tmp_path, monkeypatch, more):
+    """Verdicts depend on the round and come late and in any order; few questions, so that each is met again."""
+    (tmp_path / "lucky.py").write_text(REWARD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    data = rows(*[{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(12)])
+    page = recipe(
+        model=dense,
+        prompts=[{"kind": "jsonl", "path": data, "hold_out": 0.3}],
+        rewards={"domains": {"default": [{"kind": "function", "path": "lucky:luck", "pure": True}]}},
+        steps=6,
+        prompts_per_step=4,
+        group=4,
+        sampling={"max_tokens": 12, "stop": ["e", "1", "n"]},
+        trainer={"optim": {"schedule": {"peak": 0.003}}},
+        engine={"rows": 16},
+        saving={"every": 2},
+        **more,
+    )
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert command("rl", page, "--out", whole)[0] == 0
+    lines = read_metrics(whole / "metrics.jsonl")
+    assert len(lines) == 6 and all(row["train/gradient/norm"] > 0 for row in lines)
+    for place in (SAVING, RENAMED, LOGGED_TWICE, DRAWN):
+        killed("rl", page, "--out", torn, place=place)
+    stopped("rl", page, "--out", torn, place=DRAWING)
+    assert command("rl", page, "--out", torn)[0] == 0
+    assert same(whole, torn, "metrics.jsonl", WEIGHTS, *(f"rollouts/{step:06d}.jsonl" for step in range(6)))
 
 
 def test_pretrain(small, recipe, command, killed, tmp_path):

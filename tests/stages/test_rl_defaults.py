@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,7 @@ def test_what_is_lacking_is_told_in_one_sentence(command, rows, tmp_path, monkey
 
 def test_questions_without_answers_are_fine_where_a_reward_is_given(dense, rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     Path("my_taste.py").write_text("def brevity(completions, **columns):\n    return [-len(each) / 100 for each in completions]\n")
     data = rows(*[{"prompt": f"Write poem {n}."} for n in range(12)])
     reward = "rewards.domains.default=[{kind='function', path='my_taste:brevity'}]"
@@ -138,6 +140,7 @@ def test_questions_without_answers_are_fine_where_a_reward_is_given(dense, rows,
 
 def test_a_function_of_ones_own_trains(dense, rows, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     Path("my_length.py").write_text(
         "def brevity(completions, prompt_kind, **columns):\n    return [-len(each) / 100 for each in completions]\n"
     )

@@ -152,14 +152,14 @@ def test_a_critic_goes_on_bitwise_from_its_files(tiny, random_tokens, tmp_path, 
 
 
 @pytest.mark.parametrize("damage", [WEIGHTS, STATE])
-@pytest.mark.parametrize("how", ["gone", "cut short"])
+@pytest.mark.parametrize("how", ["gone", "cut short", "empty", "noise"])
 def test_a_damaged_critic_is_told_in_words(tiny, tmp_path, damage, how):
     critic_of(tiny("qwen2")).write(tmp_path / "critic")
     file = tmp_path / "critic" / damage
     if how == "gone":
         file.unlink()
     else:
-        file.write_bytes(file.read_bytes()[:100])
+        file.write_bytes({"cut short": file.read_bytes()[:100], "empty": b"", "noise": b"\x80\x02" + b"noise" * 99}[how])
     with pytest.raises(CheckpointError, match=r"critic in .* cannot be read .* delete its checkpoint"):
         Critic.load(tmp_path / "critic", FAST, TrainerConfig(), 6)
 

@@ -132,6 +132,7 @@ class LocalEngine:
             self.driver.cancel()
         self._fail(EngineError("the engine was closed while requests were running"))
         self.cache = None
+        self.runner.release()
 
     async def _drive(self) -> None:
         """Step until nothing is left; between steps other tasks run, so finished answers are judged while others go on."""

@@ -50,6 +50,9 @@ class PlainRunner:
     def refresh(self) -> None:
         """Nothing is copied, so nothing is stale."""
 
+    def release(self) -> None:
+        """No memory is held on to."""
+
     def decode(self, tokens: Int[Tensor, "n"], segments: Segments, cache: CacheStep) -> Float[Tensor, "n V"]:
         """Logits of the next tokens."""
         return self.model.logits(self.model(tokens, segments, cache=cache))

@@ -39,6 +39,7 @@ class Joined:
         biased = {layer.bias is None for layer in self.layers}
         return half and hidden.dim() == 2 and len(biased) == 1 and all(layer.weight.dtype == torch.float32 for layer in self.layers)
 
+    @torch.inference_mode(False)  # an engine may ask first, and autograd refuses to keep what was made in its mode
     @torch.no_grad()
     def _copy(self, dtype: torch.dtype) -> None:
         """Copies of the weights in half precision, unless those at hand are of these very weights."""

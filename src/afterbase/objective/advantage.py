@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from afterbase.config import Config
-from afterbase.records import Rollout
 
 SAME_REWARD = 1e-6
 """A group whose spread is below this has nothing to teach (never `== 0`: seven float32 rewards of 0.1 spread by 7e-9)."""
@@ -63,12 +62,6 @@ def advantages(
 def spread(rewards: Float[Tensor, "groups answers"], valid: Bool[Tensor, "groups answers"] | None = None) -> Float[Tensor, "groups"]:
     """Population standard deviation of each group's valid rewards."""
     return _spread(*_counted(rewards, valid), range(len(rewards))).to(rewards.dtype)
-
-
-def teaches(group: Sequence[Rollout]) -> bool:
-    """Whether the judged answers of one group differ in reward, so that there is something to learn from them."""
-    rewards = [rollout.score.value for rollout in group if rollout.score.outcome != "error"]
-    return bool(rewards) and float(spread(torch.tensor([rewards], dtype=torch.float64))) >= SAME_REWARD
 
 
 def _counted(rewards: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:

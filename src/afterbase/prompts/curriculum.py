@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -57,7 +57,7 @@ class CurriculumConfig(Config):
         return self
 
 
-@dataclass
+@dataclass(slots=True)
 class Known:
     """What is known of one question, e.g. Known(0, 3, 8.0, 6.0, 16): in epoch 3 of source 0, six of the last eight or so were right."""
 
@@ -114,7 +114,7 @@ class Curriculum:
         """The cursor and what is known, as a JSON-able value; only prompts that were dealt are in it."""
         if self.config.kind == "none":
             return self.mixture.state()
-        known = {name: list(astuple(each)) for name, each in self.known.items()}
+        known = {name: [each.source, each.epoch, each.answers, each.correct, each.seen] for name, each in self.known.items()}
         return {**self.mixture.state(), "curriculum": {"known": known, "passed_over": self.passed_over, "exhausted": self.exhausted}}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -12,8 +12,24 @@ import random
 import sys
 import traceback
 import types
+from importlib.abc import InspectLoader
 
 BLOCK = "block "
+
+
+class Block(InspectLoader):
+    """Runs a block in a module, as an import would."""
+
+    def __init__(self, tree: ast.Module, name: str) -> None:
+        self.tree, self.name = tree, name
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        """The block ready to run, under its own name in tracebacks."""
+        return self.source_to_code(self.tree, self.name)
+
+    def get_source(self, fullname: str) -> str:
+        """Its text, out of the tree."""
+        return ast.unparse(self.tree)
 
 
 def main() -> None:
@@ -28,11 +44,10 @@ def main() -> None:
     for number, source in enumerate(blocks, 1):
         if number == len(blocks):
             _direct(heard)
-        _run(source, f"{BLOCK}{number}", module.__dict__, lines)
+        _run(source, f"{BLOCK}{number}", module, lines)
         if os.getpid() != first:  # a process that the block has made ends with it
             sys.stdout.flush()
             os._exit(0)
-    _direct(heard)
     with open(done, "w") as file:
         file.write("done")
 
@@ -46,15 +61,18 @@ def _direct(descriptor: int) -> None:
     os.dup2(descriptor, 2)
 
 
-def _run(source: str, name: str, names: dict, lines: int) -> None:
+def _run(source: str, name: str, module: types.ModuleType, lines: int) -> None:
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
     try:
         tree = ast.parse(source, name)
-        last = ast.Expression(tree.body.pop().value) if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, name, "exec"), names)
-        value = eval(compile(last, name, "eval"), names) if last else None
-        if value is not None:
-            print(repr(value))
+        valued = bool(tree.body) and isinstance(tree.body[-1], ast.Expr)
+        if valued:
+            last = tree.body.pop()
+            assign = ast.Assign([ast.Name("_", ast.Store())], last.value)
+            tree.body.append(ast.fix_missing_locations(ast.copy_location(assign, last)))
+        Block(tree, name).exec_module(module)
+        if valued and module._ is not None:
+            print(repr(module._))
     except SystemExit:
         pass
     except BaseException as error:

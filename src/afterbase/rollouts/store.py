@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,14 @@ def record(rollout: Rollout, seed: int) -> dict[str, Any]:
 
 
 def frozen(rollout: Rollout) -> dict[str, Any]:
-    """A rollout as plain containers, every digit kept: what a snapshot of a run holds of answers that nobody has learned from yet."""
-    return asdict(rollout)
+    """A rollout as plain containers, every digit kept: what a snapshot of a run holds of answers that nobody has learned from yet.
+
+    Tuples of numbers are shared, not copied: this is asked for after every round, and answers are long.
+    """
+    prompt, score = rollout.prompt, rollout.score
+    asked = {**_fields(prompt), "messages": tuple(map(_fields, prompt.messages)), "extra": deepcopy(prompt.extra)}
+    judged = {**_fields(score), "parts": dict(score.parts)} if score else None
+    return {**_fields(rollout), "prompt": asked, "completion": _fields(rollout.completion), "score": judged}
 
 
 def thawed(value: dict[str, Any]) -> Rollout:
@@ -50,3 +57,7 @@ def thawed(value: dict[str, Any]) -> Rollout:
 def write_rollouts(path: Path, rollouts: Iterable[tuple[Rollout, int]]) -> None:
     """Write one step's rollouts with their seeds, whole or not at all."""
     write_atomic(path, "".join(json.dumps(record(rollout, seed), ensure_ascii=False) + "\n" for rollout, seed in rollouts))
+
+
+def _fields(record: Prompt | Message | Completion | Score | Rollout) -> dict[str, Any]:
+    return {each.name: getattr(record, each.name) for each in fields(record)}

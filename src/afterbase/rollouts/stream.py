@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from afterbase.records import Prompt, Rollout
 from afterbase.rollouts.store import frozen, thawed
 
 Group = list[Rollout]
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -43,6 +44,8 @@ class Stream:
         self.rounds, self.ahead, self.prompts, self.draw, self.judge = rounds, ahead, prompts, draw, judge
         self.begun = 0
         self.waiting: deque[list[Pending]] = deque()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        """Draws and judges that have not ended."""
 
     async def fill(self, step: int) -> None:
         """Draw every round that the weights of now may draw, with `step` next to be learned from; its judges begin at once."""
@@ -58,11 +61,24 @@ class Stream:
 
     async def begin(self, step: int, prompts: Sequence[tuple[int, Prompt]]) -> list[Pending]:
         """Groups for numbered prompts of one round, all of them drawn; each is judged while the others are still being drawn."""
-        return list(await asyncio.gather(*[self._pending(step, number, prompt) for number, prompt in prompts]))
+        return list(await asyncio.gather(*[self._task(self._pending(step, number, prompt)) for number, prompt in prompts]))
 
     async def judged(self, pending: Sequence[Pending]) -> list[Group]:
         """The groups with their scores."""
         return list(await asyncio.gather(*[each.judging for each in pending]))
+
+    async def settle(self) -> None:
+        """Wait until every round in flight is judged."""
+        self._judge_all()
+        for each in self.waiting:
+            await self.judged(each)
+
+    async def close(self) -> None:
+        """Give up whatever is still being drawn or judged, after an error or when the run is to stop."""
+        left = list(self.tasks)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def state(self) -> dict[str, Any]:
         """Every round in flight, as plain containers; scores that have not come yet will be asked for again."""
@@ -83,7 +99,18 @@ class Stream:
             each.judging = self._judging(each.rollouts)
 
     def _judging(self, rollouts: Group) -> asyncio.Task[Group]:
-        return asyncio.get_running_loop().create_task(self._scored(rollouts))
+        return self._task(self._scored(rollouts))
+
+    def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # when one has failed nobody asks for the others, and asyncio would print what they died of
 
     async def _scored(self, rollouts: Group) -> Group:
         return rollouts if all(each.score for each in rollouts) else await self.judge(rollouts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from afterbase.engine.local import LocalEngine
@@ -48,8 +49,9 @@ class Asker:
 
     async def close(self) -> None:
         """End the environments, the engine and the judge, each whatever becomes of the others."""
-        for each in (*self.environments.values(), self.judge, self.engine):
-            await each.close()
+        async with AsyncExitStack() as stack:
+            for each in (self.engine, self.judge, *self.environments.values()):  # the last one first
+                stack.push_async_callback(each.close)
 
 
 def _key(settings: EnvironmentConfig) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from afterbase.errors import ConfigError
@@ -73,7 +74,8 @@ def runs_in(directory: Path) -> list[Path]:
     if not found:
         raise ConfigError(f"{directory} is not a run (it holds no {RECORD}), nor does it hold any; give the --out of a stage or a pipeline")
     order = _stages(directory)
-    return sorted(found, key=lambda path: order.index(path.name) if path.name in order else len(order))
+    theirs = [path for path in found if path.name in order]  # a pipeline's old runs, moved aside, are no longer its own
+    return sorted(theirs, key=lambda path: order.index(path.name)) or found
 
 
 def examine(directory: Path, now: float | None = None) -> Examined:
@@ -171,12 +173,20 @@ def _print(console: Console, examined: Examined, examples: int, number: int) -> 
         _say(console, Text("  no symptoms", style="green") if examined.stage in TRAINING else Text("  trains nothing"))
     for symptom in examined.symptoms:
         _say(console, Text.assemble("  ", (f"{symptom.severity}: {symptom.name}", STYLES[symptom.severity])))
-        _say(console, Text(f"    {symptom.figure}"))
-        _say(console, Text(f"    {symptom.why} {symptom.advice}".rstrip()))
+        _tell(console, Text(symptom.figure))
+        _tell(console, Text(f"{symptom.why} {symptom.advice}".rstrip()))
         if symptom.overrides:
             _say(console, Text.assemble("    try: ", ("   ".join(symptom.overrides), "green")))
         for line in quote(symptom.name, Path(examined.directory), examples):
-            _say(console, Text(f"    e.g. {line}", style="dim"))
+            _tell(console, Text(f"e.g. {line}", style="dim"))
+
+
+def _tell(console: Console, prose: Text) -> None:
+    """Prose, indented; broken over lines on a terminal only, for whoever reads a pipe counts lines."""
+    if console.is_terminal:
+        console.print(Padding(prose, (0, 0, 0, 4)))
+    else:
+        _say(console, Text("    ") + prose)
 
 
 def _say(console: Console, line: Text) -> None:

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from time import perf_counter
 from typing import Any
 
 from pydantic import Field
@@ -68,13 +67,11 @@ class HeldOut:
         """When it is due, what the weights that round `step` samples from make of the questions: one answer each, kept in held_out/."""
         if not self.due(step):
             return {}
-        began = perf_counter()
         draws = [self._draw(number, prompt) for number, prompt in enumerate(self.prompts)]
         answers = await asyncio.gather(*[judged(prompt, draw, 1) for prompt, draw in zip(self.prompts, draws, strict=True)])
         rollouts = [answer for (answer,) in answers]
         metrics = held_out_metrics(rollouts, self.max_errors)
         write_rollouts(run.directory / "held_out" / f"{step:06d}.jsonl", zip(rollouts, [draw.seed for draw in draws], strict=True))
-        run.tracker.time(step, {"time/evaluate/seconds": perf_counter() - began})
         return metrics
 
     def _draw(self, number: int, prompt: Prompt) -> Sampling:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import chain
+from math import isfinite
 from statistics import fmean
 
 import torch
@@ -33,7 +34,7 @@ OVER_COMPUTED = {*(f"train/{name}/mean" for name in MEANS), "train/correction_cl
 OF_THE_FIRST = {"train/logprob_gap/mean", "train/logprob_gap/max"}
 """Metrics that only the first update of a round can tell: after it the weights have moved."""
 
-COUNTED = {"train/skipped_updates/count"}
+COUNTED = {"train/skipped_updates/count", "train/value_skipped_updates/count"}
 """Metrics that add up over the updates of a round."""
 
 Clock = Callable[[str], AbstractContextManager[None]]
@@ -64,7 +65,7 @@ class Learning:
         with self.clock("score"):
             samples, metrics = self.samples(groups)
         with self.clock("update"):
-            return metrics | self.update(step, samples)
+            return self.update(step, samples) | metrics  # what was measured before the first update is not overwritten by it
 
     def samples(self, groups: Groups) -> tuple[list[list[Sample]], dict[str, float]]:
         """Each group as samples with their advantages; answers whose verifier failed are masked out."""
@@ -74,11 +75,22 @@ class Learning:
         return self.grouped(groups, flat), metrics | more
 
     def scored(self, samples: list[Sample]) -> tuple[list[Sample], dict[str, float]]:
-        """The samples with what the reference says of their tokens."""
-        if self.reference is None:
-            return samples, {}
-        far = scored(self.reference, samples)
-        return [replace(sample, reference=reference) for sample, reference in zip(samples, far, strict=True)], {}
+        """The samples with what the reference says of their tokens and, where the drawing is corrected for, the policy of now."""
+        metrics: dict[str, float] = {}
+        if self.config.objective.correction is not None:
+            now = scored(self.session.trainer, samples)
+            gaps = (torch.tensor(list(chain.from_iterable(now))) - torch.tensor([value for each in samples for value in each.old])).abs()
+            metrics = {"train/logprob_gap/mean": float(gaps.mean()), "train/logprob_gap/max": float(gaps.max())} if len(gaps) else {}
+            samples = [replace(sample, old=old) for sample, old in zip(samples, now, strict=True)]
+        if self.reference is not None:
+            far = scored(self.reference, samples)
+            samples = [replace(sample, reference=reference) for sample, reference in zip(samples, far, strict=True)]
+        return samples, metrics
+
+    def empty(self, group: Sequence[Rollout]) -> bool:
+        """Whether all judged answers of a group earned the same; a domain of weight 0 has nothing to teach, whatever they earned."""
+        equal = advantages(self.rewards([group]), _valid([group])).equal
+        return bool(equal[0]) and self.config.weight(group[0].prompt.domain) > 0
 
     def rewards(self, groups: Groups) -> Float[Tensor, "groups answers"]:
         """The judge's values, less the punishment of answers that come near the length cap."""
@@ -129,17 +141,6 @@ class GrpoLearning(Learning):
         """Minus Eq. 26."""
         return Grpo(config.objective)
 
-    def scored(self, samples: list[Sample]) -> tuple[list[Sample], dict[str, float]]:
-        """Also, where the drawing is corrected for, what the policy of now says of their tokens."""
-        metrics: dict[str, float] = {}
-        if self.config.objective.correction is not None:
-            now = scored(self.session.trainer, samples)
-            gaps = (torch.tensor(list(chain.from_iterable(now))) - torch.tensor([value for each in samples for value in each.old])).abs()
-            metrics = {"train/logprob_gap/mean": float(gaps.mean()), "train/logprob_gap/max": float(gaps.max())} if len(gaps) else {}
-            samples = [replace(sample, old=old) for sample, old in zip(samples, now, strict=True)]
-        samples, more = super().scored(samples)
-        return samples, metrics | more
-
     def valued(self, groups: Groups, drafts: list[Sample]) -> tuple[list[Sample], dict[str, float]]:
         """How much better each answer was than its siblings, whose verifiers did not fail."""
         objective, valid = self.config.objective, _valid(groups)
@@ -188,7 +189,8 @@ class PpoLearning(Learning):
     def learn(self, samples: list[Sample]) -> dict[str, float]:
         """One update of the policy and one of the critic."""
         batches = pack(samples, self.config.trainer.tokens_per_batch, self.critic.device)
-        return super().learn(samples) | learn(self.critic, batches, self.expectation)
+        found = learn(self.critic, batches, self.expectation)
+        return super().learn(samples) | {name: value for name, value in found.items() if isfinite(value)}
 
 
 def _valid(groups: Groups) -> Tensor:

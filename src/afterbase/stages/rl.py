@@ -17,7 +17,6 @@ import torch
 from afterbase.dist import here
 from afterbase.engine.local import LocalEngine
 from afterbase.model.checkpoint import load_model
-from afterbase.objective.advantage import teaches
 from afterbase.process import make_deterministic
 from afterbase.prompts.curriculum import Curriculum
 from afterbase.prompts.source import RowSource, open_mixture
@@ -30,6 +29,7 @@ from afterbase.rollouts.stream import Stream
 from afterbase.stages.asking import Asker, outcomes
 from afterbase.stages.check_rewards import refuse_bad_gold
 from afterbase.stages.held_out import NOTHING, HeldOut, open_questions
+from afterbase.stages.idle import refuse_what_does_nothing, unused_rewards
 from afterbase.stages.learning import Clock, GrpoLearning, Learning, PpoLearning
 from afterbase.stages.rl_config import RlConfig
 from afterbase.stages.rl_metrics import loop_metrics, rollout_metrics
@@ -93,6 +93,7 @@ class Loop:
             if isinstance(source, RowSource):  # generated prompts are without end, and short
                 check_fit(source.prompts, session.tokenizer, config.template, engine.room)
         asked = open_questions(config.held_out, config.prompts, prompts)
+        refuse_what_does_nothing(config, prompts.sources, asked)
         check_fit(asked, session.tokenizer, config.template, engine.room)
         asker = Asker(config, engine, session.tokenizer, remembering(judge, config.remembered))
         held_out = HeldOut(config.held_out, asked, config.steps, asker.sampling, config.seed << 40, config.max_errors)
@@ -132,8 +133,17 @@ class Loop:
                         print(f"rl: {sentence}", file=sys.stderr)
                     progress.advance(1, **{shown: metrics[name] for name, shown in SHOWN.items() if name in metrics})
         finally:
-            await self.asker.close()
+            await self.close()
         session.finish({name: session.last[name] for name in SUMMARY if name in session.last})
+
+    async def close(self) -> None:
+        """End whatever still goes on; first what asks, then whom it asks."""
+        try:
+            await self.stream.close()
+        finally:
+            await self.asker.close()
+            if self.beside is not None:
+                self.beside.shutdown()
 
     async def begin(self) -> None:
         """What is looked at once, before the first round: do the verifiers accept the references, and is there anything held out?"""
@@ -143,17 +153,21 @@ class Loop:
         await refuse_bad_gold(self.asker.judge, self.prompts.sources, self.config.max_refused_gold, recipe)
         if self.config.held_out.every and not self.held_out.prompts:
             print(f"rl: {NOTHING}", file=sys.stderr)
+        for sentence in unused_rewards(self.config, self.prompts.sources, self.held_out.prompts):
+            print(f"rl: {sentence}", file=sys.stderr)
 
     async def round(self, step: int) -> dict[str, float]:
         """One round: prompts, groups, rewards, advantages, update, load; logged and saved."""
         began = perf_counter()
         self.seconds.clear()
+        self.asker.judge.at(step, self.config.steps)
         with self.clock("evaluate"):
             asked = await self.held_out.evaluate(step, self.asker.ask, self.session.run)
             self.session.keep_best(asked)
-        self.asker.judge.at(step, self.config.steps)
+        self.session.stop_if_asked()
         with self.clock("sample"):
             await self.stream.fill(step)
+        self.session.stop_if_asked()
         with self.clock("judge"):
             groups = await self.stream.take()
         groups, replaced = await self.refilled(step, groups)
@@ -162,6 +176,9 @@ class Loop:
         metrics |= await self.learn(step, groups)
         with self.clock("load"):
             await self.asker.engine.load(self.session.trainer.weights(), self.session.trainer.done)
+        if self.judging_depends_on_the_round():
+            with self.clock("judge"):
+                await self.stream.settle()
         self.prompts.observe(outcomes([*groups, *replaced]))
         metrics |= asked | self.prompts.metrics() | self.asker.judge.metrics()
         run = self.session.run
@@ -177,7 +194,7 @@ class Loop:
         """The groups to learn from and those they replaced: groups without variance give way to fresh prompts, within the bound."""
         groups, replaced = list(groups), []
         for wave in range(1, self.config.groups.resample + 1):
-            empty = [place for place, group in enumerate(groups) if not teaches(group)]
+            empty = [place for place, group in enumerate(groups) if self.learning.empty(group)]
             if not empty:
                 break
             numbers = range(wave * len(groups), wave * len(groups) + len(empty))
@@ -195,6 +212,11 @@ class Loop:
         if self.beside is None:
             return self.learning.round(step, groups)
         return await asyncio.get_running_loop().run_in_executor(self.beside, self.learning.round, step, groups)
+
+    def judging_depends_on_the_round(self) -> bool:
+        """Whether a score may differ with the round it is given in: then rounds in flight are judged in the round that drew them, whatever
+        the verifiers' speed is, and a resumed run judges none of them again."""
+        return bool(self.config.remembered) or any(hasattr(part, "at") for part in self.asker.judge.parts())
 
     def clock(self, part: str) -> AbstractContextManager[None]:
         """Counts what its body takes towards a part of the round."""

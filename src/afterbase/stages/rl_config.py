@@ -16,7 +16,7 @@ from afterbase.prompts.curriculum import CurriculumConfig
 from afterbase.prompts.source import SourceConfig
 from afterbase.records import Sampling
 from afterbase.rewards.base import RewardsConfig
-from afterbase.rollouts.tools import EnvironmentConfig
+from afterbase.rollouts.tools import EnvironmentConfig, PythonToolConfig
 from afterbase.stages.held_out import HeldOutConfig, trained_on
 from afterbase.stages.vitals import WarningsConfig
 from afterbase.train.critic import CriticConfig
@@ -162,6 +162,9 @@ class RlConfig(Config):
                 f"prompts_per_step={self.prompts_per_step} with groups.resample={self.groups.resample} may draw 65,536 groups or more in a "
                 "round; lower one of them"
             )
+        for wrong, words in _misfits(self):
+            if wrong:
+                raise ValueError(words)
         if met := trained_on(self.held_out, self.prompts):
             raise ValueError(f"held_out.prompts would ask what is trained on: {met}; set part and hold_out on both, or give another source")
         return self
@@ -184,3 +187,35 @@ class RlConfig(Config):
     def weight(self, domain: str) -> float:
         """What scales the loss of a domain's answers."""
         return self.domains[domain].weight if domain in self.domains else 1.0
+
+
+def _misfits(config: RlConfig) -> list[tuple[bool, str]]:
+    """What cannot stand together or would do nothing, each with what to do about it."""
+    overlong, shortest = config.overlong, min(config.drawing(domain).max_tokens for domain in ("", *config.domains))
+    places = {"environment": config.environment} | {
+        f"domains.{name}.environment": each.environment for name, each in config.domains.items()
+    }
+    turns = [name for name, each in places.items() if isinstance(each, PythonToolConfig) and each.form != "inline"]
+    return [
+        (
+            overlong.buffer > shortest,
+            f"overlong.buffer={overlong.buffer} is more than the least max_tokens, which is {shortest}; lower it, or raise max_tokens",
+        ),
+        (
+            not overlong.buffer and overlong.penalty != OverlongConfig().penalty,
+            f"overlong.penalty={overlong.penalty:g} is taken off within overlong.buffer tokens of the cap, and there are none; set buffer",
+        ),
+        (
+            config.objective.kind == "grpo" and config.critic != CriticConfig(),
+            "critic is used by PPO only; leave it out, or set objective.kind = 'ppo'",
+        ),
+        (
+            config.curriculum.kind == "none" and config.curriculum != CurriculumConfig(),
+            "curriculum.kind = 'none' uses no other setting of the curriculum; set kind to 'filter' or 'reweight', or leave them out",
+        ),
+        (
+            bool(turns) and config.template != "chat",
+            f"{turns[0] if turns else ''}.form gives the tool a turn of its own, which template={config.template!r} does not have; "
+            "set form = 'inline', or template = 'chat'",
+        ),
+    ]

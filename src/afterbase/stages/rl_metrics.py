@@ -36,7 +36,7 @@ def loop_metrics(groups: Sequence[Sequence[Rollout]], replaced: Sequence[Sequenc
     right = [[rollout.score.outcome == "correct" for rollout in group if rollout.score.outcome != "error"] for group in drawn]
     metrics = {
         "train/solved_groups/fraction": sum(bool(each) and all(each) for each in right) / len(drawn),
-        "train/unsolved_groups/fraction": sum(not any(each) for each in right) / len(drawn),
+        "train/unsolved_groups/fraction": sum(bool(each) and not any(each) for each in right) / len(drawn),
         "train/resampled_groups/count": float(len(replaced)),
         "train/staleness/mean": sum(version - rollout.completion.version for rollout in rollouts) / len(rollouts),
     }

@@ -16,7 +16,7 @@ from rich.console import RenderableType
 from afterbase import __version__
 from afterbase.config import Config
 from afterbase.errors import ConfigError, Stopped
-from afterbase.lineage import digest, storing, sync, write_atomic
+from afterbase.lineage import digest, storing, sweep, sync, write_atomic
 from afterbase.stages.progress import Progress
 from afterbase.stages.stopping import Stopping
 from afterbase.track import Tracker
@@ -98,6 +98,8 @@ class Run:
             if changes != []:
                 write_atomic(directory / "config.json", _json(record["recipe"]))
                 write_atomic(directory / RECORD, _json(record))
+            with storing(directory):
+                sweep(directory)
             return cls(directory, lock)
         except BaseException:
             lock.close()

@@ -150,9 +150,9 @@ class Session:
         """
         self.boundary = Boundary(self.trainer.done, cursor, generators())
         self.keep_best(metrics or {})
+        self._stop_when_nothing_is_learned()
         if self.trainer.done == self.trainer.steps:
             return
-        self._stop_when_nothing_is_learned()
         if self.checkpoints.due(self.step):
             self._save()
         self.stop_if_asked()

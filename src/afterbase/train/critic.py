@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -61,8 +60,8 @@ class Critic(LocalTrainer):
         try:
             model.load_state_dict(load_file(directory / WEIGHTS))
             state = torch.load(directory / STATE, map_location="cpu", weights_only=True)
-        except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # damaged bytes make the unpickler fail in any way they like
+            reason = str(error).partition("\n")[0]
             raise CheckpointError(
                 f"the critic in {directory} cannot be read ({reason}); delete its checkpoint to resume before it"
             ) from None
@@ -74,6 +73,7 @@ class Critic(LocalTrainer):
         """Weights and optimizer, in a new directory; whoever calls makes it atomic."""
         directory.mkdir()
         save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, directory / WEIGHTS)
+        (directory / WEIGHTS).chmod(0o644)  # safetensors makes files that only their owner can read
         torch.save(self.state(), directory / STATE)
         (directory / "config.json").write_text(json.dumps(self.model.config.to_hf(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -57,8 +57,6 @@ class Checkpoints:
         self.directory, self.config = directory, config
         self.written = monotonic()
         mend_directory(self.directory / "best")
-        for path in self.directory.glob(".*.tmp-*"):
-            shutil.rmtree(path)  # a killed process was writing it; no other one does, for a run has one writer
 
     def due(self, done: int) -> bool:
         """Whether a checkpoint belongs after `done` steps."""
@@ -71,7 +69,7 @@ class Checkpoints:
 
     def save(self, done: int, write_model: Callable[[Path], None], state: dict[str, Any]) -> Path:
         """Write the model by `write_model` and the training state beside it, then drop old checkpoints."""
-        assert _is_plain(state), "a state must be made of plain containers, numbers, strings and tensors, or it cannot be loaded again"
+        assert is_plain(state), "a state must be made of plain containers, numbers, strings and tensors, or it cannot be loaded again"
 
         def fill(path: Path) -> None:
             write_model(path)
@@ -175,10 +173,10 @@ def _move_aside(path: Path) -> Path:
     return path.rename(aside)
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether `torch.load` reads it without running code."""
     if isinstance(value, dict):
-        return all(map(_is_plain, value.keys())) and all(map(_is_plain, value.values()))
+        return all(map(is_plain, value.keys())) and all(map(is_plain, value.values()))
     if type(value) in (list, tuple, set):
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     return value is None or isinstance(value, Tensor) or type(value) in (bool, int, float, str, bytes, complex)

@@ -14,6 +14,8 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from afterbase.model.cuda.launch import on
+
 BLOCK = 64
 """Remembered tokens that one turn of the loop reads."""
 PROGRAMS = 264
@@ -138,14 +140,14 @@ def decode_attention(
     if splits > 1:
         parts = torch.empty(rows * heads.queries, splits, heads.width, device=qkv.device)
         peaks, sums = torch.empty(2, rows * heads.queries, splits, device=qkv.device)
-    _attend[(rows, heads.keys, splits)](
-        qkv, *(norms or (heads.cos, heads.cos)), heads.cos, heads.sin, lengths, done, *memories, parts, peaks, sums,
-        heads.eps, heads.width**-0.5, memories[0].shape[2],
-        heads.queries, heads.keys, group, max(16, triton.next_power_of_2(group)), heads.width, norms is not None, splits, BLOCK,
-        num_warps=4, num_stages=3,
-    )  # fmt: skip
-    if splits > 1:
-        _join[(rows * heads.queries,)](parts, peaks, sums, mixed, heads.width, splits, num_warps=1)
+    shape = heads.queries, heads.keys, group, max(16, triton.next_power_of_2(group)), heads.width, norms is not None, splits, BLOCK
+    with on(qkv):
+        _attend[(rows, heads.keys, splits)](
+            qkv, *(norms or (heads.cos, heads.cos)), heads.cos, heads.sin, lengths, done, *memories, parts, peaks, sums,
+            heads.eps, heads.width**-0.5, memories[0].shape[2], *shape, num_warps=4, num_stages=3,
+        )  # fmt: skip
+        if splits > 1:
+            _join[(rows * heads.queries,)](parts, peaks, sums, mixed, heads.width, splits, num_warps=1)
     return mixed
 
 

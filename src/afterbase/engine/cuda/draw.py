@@ -14,6 +14,7 @@ from torch import Tensor
 
 from afterbase.engine.draw import GOLDEN, MIX
 from afterbase.engine.rows import FULL, STOPPED, Rows
+from afterbase.model.cuda.launch import on
 
 CHUNK = 4096
 """Logits that one program of the first pass reads."""
@@ -95,11 +96,12 @@ def drawn(
     tops, sums = torch.empty(2, rows, chunks, device=logits.device)
     bests = torch.empty(rows, chunks, dtype=torch.int32, device=logits.device)
     tokens, logprobs = torch.empty_like(keys), torch.empty_like(temperature)
-    _tally[(rows, chunks)](logits, temperature, tops, sums, bests, vocabulary, chunks, chunk, num_warps=4)
-    _pick[(rows,)](
-        logits, temperature, keys, counts, tops, sums, bests, tokens, logprobs,
-        vocabulary, chunks, triton.next_power_of_2(chunks), chunk, num_warps=8,
-    )  # fmt: skip
+    with on(logits):
+        _tally[(rows, chunks)](logits, temperature, tops, sums, bests, vocabulary, chunks, chunk, num_warps=4)
+        _pick[(rows,)](
+            logits, temperature, keys, counts, tops, sums, bests, tokens, logprobs,
+            vocabulary, chunks, triton.next_power_of_2(chunks), chunk, num_warps=8,
+        )  # fmt: skip
     return tokens, logprobs
 
 
@@ -128,7 +130,8 @@ def _record(
 def record(rows: Rows, number: int, tokens: Int[Tensor, "n"], logprobs: Float[Tensor, "n"]) -> None:
     """Keep what the first `number` of the rows drew; those that end now, or ended before, take no more."""
     block = min(128, triton.next_power_of_2(number))
-    _record[(triton.cdiv(number, block),)](
-        tokens, logprobs, rows.temperature, rows.latest, rows.tokens, rows.logprobs, rows.sampled, rows.counts, rows.lengths,
-        rows.limits, rows.stop_ids, rows.done, number, rows.tokens.shape[1], rows.stop_ids.shape[1], block, num_warps=1,
-    )  # fmt: skip
+    with on(tokens):
+        _record[(triton.cdiv(number, block),)](
+            tokens, logprobs, rows.temperature, rows.latest, rows.tokens, rows.logprobs, rows.sampled, rows.counts, rows.lengths,
+            rows.limits, rows.stop_ids, rows.done, number, rows.tokens.shape[1], rows.stop_ids.shape[1], block, num_warps=1,
+        )  # fmt: skip

@@ -21,6 +21,7 @@ from afterbase.engine.runner import FusedLayer, is_plain
 from afterbase.model.attend import attend
 from afterbase.model.cache import Cache, CacheStep
 from afterbase.model.cuda import layers, vocabulary
+from afterbase.model.cuda.launch import on
 from afterbase.model.gqa import GQA
 from afterbase.model.norm import RMSNorm
 from afterbase.model.transformer import Transformer
@@ -68,10 +69,15 @@ class GraphRunner:
         """Give every running row that many tokens, or fewer if it ends, without waiting for the device."""
         size = min(rung(rows.running), len(rows.done))
         self._prepare(rows, cache)
-        if size not in self.graphs:
-            self.graphs[size] = self._recorded(rows, cache, size)
-        for _ in range(steps):
-            self.graphs[size].replay()
+        with on(rows.done):
+            if size not in self.graphs:
+                self.graphs[size] = self._recorded(rows, cache, size)
+            for _ in range(steps):
+                self.graphs[size].replay()
+
+    def release(self) -> None:
+        """Forget the cache and everything that points to it."""
+        self.graphs, self.state, self.cache, self.heads = {}, (None, None, None), None, None
 
     def prefill(self, tokens: Int[Tensor, "T"], segments: Segments, step: CacheStep) -> Float[Tensor, "S V"]:
         """Read whole prompts into the cache; logits of what follows each."""
@@ -161,7 +167,7 @@ class GraphRunner:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self.graphs.values())).pool() if self.graphs else None
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             self.step(rows, cache, size)
         rows.done.copy_(running)
         return graph

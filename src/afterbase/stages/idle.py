@@ -1,0 +1,45 @@
+"""Settings of a recipe that its own prompts leave without effect: a slip that nobody would notice while the run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from afterbase.errors import ConfigError
+from afterbase.prompts.source import RowSource, Source
+from afterbase.records import Prompt
+from afterbase.rewards.base import DEFAULT
+from afterbase.stages.rl_config import RlConfig
+from afterbase.train.resume import is_plain
+
+
+def refuse_what_does_nothing(config: RlConfig, sources: Sequence[Source], asked: Sequence[Prompt]) -> None:
+    """ConfigError when a recipe sets something for prompts that no source has, or draws ahead what no checkpoint can hold."""
+    there = _domains(sources, asked)
+    if unknown := sorted(config.domains.keys() - there):
+        raise ConfigError(f"domains.{unknown[0]}: no prompt is of that domain (there are: {', '.join(sorted(there))}); correct the name")
+    column = config.curriculum.column
+    if column and not any(column in prompt.extra for prompt in _examples(sources)):
+        raise ConfigError(f"curriculum.column: no prompt has a column {column!r}; correct the name, or leave it out")
+    for prompt in _examples(sources) if config.ahead else ():
+        if odd := [name for name, value in prompt.extra.items() if not is_plain(value)]:
+            raise ConfigError(
+                f"prompt {prompt.id}: column {odd[0]!r} holds {type(prompt.extra[odd[0]]).__name__}, which a checkpoint cannot hold with "
+                "the rounds that are drawn ahead; make it a text or a number, or set ahead = 0"
+            )
+
+
+def unused_rewards(config: RlConfig, sources: Sequence[Source], asked: Sequence[Prompt]) -> Iterator[str]:
+    """One sentence for each domain whose rewards judge nothing."""
+    there = _domains(sources, asked)
+    for name in sorted(config.rewards.domains.keys() - there - {DEFAULT}):
+        yield f"rewards.domains.{name} judges nothing: no prompt is of that domain (there are: {', '.join(sorted(there))})"
+
+
+def _domains(sources: Sequence[Source], asked: Sequence[Prompt]) -> set[str]:
+    return {prompt.domain for prompt in (*_examples(sources), *asked)}
+
+
+def _examples(sources: Sequence[Source]) -> Iterator[Prompt]:
+    """Every row of a file, and one of each generator, whose prompts are all alike."""
+    for source in sources:
+        yield from source.prompts if isinstance(source, RowSource) else (source[0],)
