@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,10 @@ class Point:
     """On the disk when it died."""
     differing: list[str]
     """Files that are not those of the run that was never killed."""
+
+    def line(self) -> str:
+        verdict = "equal" if not self.differing else f"DIFFERENT: {', '.join(self.differing)}"
+        return f"{verdict}  {self.recipe}, {self.kind}, round {self.rounds}, {' '.join(self.checkpoints) or 'no'} checkpoint: {self.where}"
 
 
 class Bench:
@@ -202,7 +206,7 @@ def main() -> None:
     result = {
         "hardware": hardware(), "date": date.today().isoformat(), "python": platform.python_version(), "seed": chosen.seed,
         "rounds": chosen.rounds, "points": len(points), "equal": equal, "seconds": round(time.perf_counter() - began, 1),
-        "table": [asdict(point) for point in points],
+        "table": [point.line() for point in points],
     }  # fmt: skip
     text = json.dumps(result, indent=1) + "\n"
     if chosen.out:
@@ -222,9 +226,7 @@ def kill_all(benches: list[Bench], count: int, seed: int) -> list[Point]:
             continue
         points.append(point)
         left = (time.perf_counter() - began) / len(points) * (count - len(points))
-        verdict = "equal" if not point.differing else f"DIFFERENT: {', '.join(point.differing)}"
-        where = f"{point.recipe}, {point.kind}, round {point.rounds}: {point.where}"
-        say(f"{len(points):3}/{count} {left:4.0f} s left  {verdict}  {where}")
+        say(f"{len(points):3}/{count} {left:4.0f} s left  {point.line()}")
         if len(points) == count:
             return points
     raise AssertionError("unreachable")

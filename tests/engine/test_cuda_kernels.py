@@ -10,11 +10,13 @@ pytest.importorskip("triton", reason="Triton is not installed here, so its kerne
 from triton import language as tl
 from triton.runtime import interpreter
 
+from afterbase.engine import local
 from afterbase.engine.cuda import attention
 from afterbase.engine.cuda.attention import Heads, decode_attention, parts_of
 from afterbase.engine.cuda.draw import CHUNK, drawn, record
 from afterbase.engine.cuda.runner import GraphRunner, rung
 from afterbase.engine.draw import Knobs, inverted, row_key, uniforms
+from afterbase.engine.local import EngineConfig, LocalEngine
 from afterbase.engine.rows import IDLE, Group, Rows
 from afterbase.engine.runner import PlainRunner
 from afterbase.model.cache import Cache
@@ -106,15 +108,19 @@ def test_attention_reads_each_row_up_to_its_own_length(dtype, normed, splits):
         torch.testing.assert_close(memory, other, atol=slack, rtol=slack, equal_nan=True)
 
 
-def test_a_row_that_is_done_writes_nothing_and_disturbs_nobody():
+def test_a_row_that_is_done_reads_and_writes_nothing_and_disturbs_nobody():
+    """Row 1 runs, then is done; its memory holds no numbers the second time."""
     width, room = 16, 40
     heads = Heads(4, 2, width, 1e-6, torch.ones(room, 8, device=DEVICE), torch.zeros(room, 8, device=DEVICE))
     qkv, lengths = normal(2, 8 * width), torch.tensor([5, 9], device=DEVICE)
-    one, two = [[normal(2, 2, room, width, seed=seed) for seed in (1, 2)] for _ in range(2)]
+    one, two = ([normal(2, 2, room, width, seed=seed) for seed in (1, 2)] for _ in range(2))
+    for memory in two:
+        memory[1] = torch.nan
     both = decode_attention(qkv, None, heads, lengths, torch.tensor([0, 0], dtype=torch.int8, device=DEVICE), tuple(one))
     alone = decode_attention(qkv, None, heads, lengths, torch.tensor([0, IDLE], dtype=torch.int8, device=DEVICE), tuple(two))
-    assert torch.equal(both[0], alone[0]) and torch.equal(one[0][0], two[0][0])
-    assert torch.equal(two[0][1], normal(2, 2, room, width, seed=1)[1]) and not torch.equal(one[0][1], two[0][1])
+    assert torch.equal(both[0], alone[0]) and alone[1].isfinite().all()
+    for first, second in zip(one, two, strict=True):
+        assert torch.equal(first[0], second[0]) and second[1].isnan().all()
 
 
 @pytest.mark.parametrize(("programs", "parts"), [(2, 16), (16, 16), (64, 4), (128, 2), (264, 1), (512, 1)])
@@ -176,7 +182,7 @@ def test_a_row_keeps_nothing_past_its_end():
     assert rows.done.tolist() == [0, IDLE, IDLE, IDLE]
 
 
-@pytest.mark.parametrize(("rows", "size"), [(1, 1), (3, 4), (16, 16), (17, 32), (100, 112), (129, 160), (256, 256)])
+@pytest.mark.parametrize(("rows", "size"), [(1, 1), (2, 8), (8, 8), (33, 64), (65, 128), (129, 192), (256, 256)])
 def test_the_ladder(rows, size):
     assert rung(rows) == size
 
@@ -185,7 +191,7 @@ def test_the_ladder(rows, size):
 def test_a_step_is_the_models_own_forward_pass(tiny, unsplit, random_tokens, family, changes):
     """Three prompts and two steps after them, in bfloat16: logits within its rounding of the plain runner's; then fresh weights."""
     model = tiny(family, hidden_size=64, head_dim=16).to(DEVICE)
-    runner, plain = GraphRunner(model), PlainRunner(model)
+    runner, plain = GraphRunner(model, BF16), PlainRunner(model)
     with torch.inference_mode():
         for fresh in range(2):
             if fresh:
@@ -215,7 +221,7 @@ def test_a_step_is_the_models_own_forward_pass(tiny, unsplit, random_tokens, fam
 def test_steps_on_the_device_are_steps_seen_by_the_host(tiny, unsplit, random_tokens):
     """The same tokens and log-probabilities whether the host looks after every step or after three; ends are kept to the token."""
     model = tiny("qwen2", hidden_size=64, num_hidden_layers=1).to(DEVICE)
-    runner, heard = GraphRunner(model), []
+    runner, heard = GraphRunner(model, BF16), []
     for burst in (1, 3):
         rows, cache = Rows(4, 60, DEVICE, None), Cache(model.config, 4, 64, BF16, DEVICE)
         with torch.inference_mode(), torch.autocast(DEVICE.type, BF16):
@@ -232,3 +238,47 @@ def test_steps_on_the_device_are_steps_seen_by_the_host(tiny, unsplit, random_to
     for one, other in zip(*heard, strict=True):
         assert one.tokens == other.tokens and one.finish == other.finish and one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
     assert max(len(one.tokens) for one in heard[0]) > 3
+
+
+class Alone(GraphRunner):
+    """A graph runner whose bursts are its steps one by one, where there are no graphs."""
+
+    bursts = 0
+
+    def burst(self, rows, cache, steps):
+        self.bursts += 1
+        for _ in range(steps):
+            self.step(rows, cache, rows.running)
+
+
+class Followed(Alone):
+    """The same, of which the host sees every draw."""
+
+    alone = False
+
+
+def test_the_engine_answers_the_same_whoever_takes_the_steps(tiny, random_tokens, unsplit, monkeypatch):
+    """Requests that wait for a row, stop early, are read along or listened to: on the device alone, and followed by the host."""
+    monkeypatch.setattr(local, "BURST", 2)
+    model, answers, heard = tiny("qwen2", hidden_size=64, num_hidden_layers=1).to(DEVICE), [], []
+    for kind in (Alone, Followed):
+        engine = LocalEngine(model, EngineConfig(rows=2, precision="bfloat16"), decode=lambda tokens: "".join(map(chr, tokens)))
+        engine.runner, engine.dtype = kind(model, BF16), BF16
+        said = []
+
+        async def ask(engine=engine, said=said):
+            quiet = [engine.generate(random_tokens(5, n), Sampling(max_tokens=2 + 4 * n, seed=n, stop_ids=(n,))) for n in range(3)]
+            first = await asyncio.gather(*quiet)
+            followed = await engine.generate(random_tokens(3), Sampling(max_tokens=4, seed=8), 1, said.append)
+            return [
+                *first,
+                followed,
+                await engine.generate(random_tokens(3), Sampling(max_tokens=4, seed=8, stop=(chr(followed[0].tokens[1]),))),
+            ]
+
+        answers.append([one for group in asyncio.run(ask()) for one in group])
+        heard.append(said)
+        assert (engine.runner.bursts > 0) == kind.alone
+    for one, other in zip(*answers, strict=True):
+        assert (one.tokens, one.finish) == (other.tokens, other.finish) and one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+    assert heard[0] == heard[1] == list(answers[0][3].tokens) and len(answers[0][4].tokens) <= 2

@@ -140,3 +140,26 @@ def test_dropping_tells_which_groups_were_running():
     first, second = driver.ask([5] * 9), driver.ask([5] * 9)
     assert driver.rows.drop() == [first, second] and driver.rows.running == 0
     assert driver.finish(driver.ask([5, 7], stop_ids=(7,))).tokens == (5, 7)
+
+
+def test_a_device_goes_alone_as_far_as_the_host_has_no_say():
+    """No further than the longest limit; one step at a time for someone who reads along or a stop string; not for truncated draws."""
+
+    def most(decode=None, watch=None, **sampling) -> int:
+        driver = Driver(decode=decode)
+        driver.ask(range(50), max_tokens=7)
+        group = driver.ask(range(50), **{"max_tokens": 5, **sampling})
+        group.watch = watch
+        driver.rows.watched = watch is not None
+        return driver.rows.burst(16)
+
+    assert most() == 6  # the first has said one of its seven
+    assert most(max_tokens=100) == 16
+    assert most(watch=print) == most(decode=ascii_text, stop=("!",)) == 1
+    assert most(top_k=3) == most(top_p=0.9) == 0
+
+
+def test_bursts_count_down_to_the_longest_limit():
+    driver = Driver()
+    driver.ask(range(50), max_tokens=21)
+    assert [driver.rows.burst(16) for _ in range(2)] == [16, 4]

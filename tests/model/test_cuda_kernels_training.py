@@ -6,8 +6,9 @@ from torch.nn import functional as F
 
 pytest.importorskip("triton")
 
-from afterbase.model import cuda, logprob, mlp, norm, rope
+from afterbase.model import cuda, logprob, norm, rope
 from afterbase.model.cuda import layers, vocabulary
+from afterbase.model.joined import side_by_side
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDING = {torch.float32: {"atol": 2e-5, "rtol": 2e-5}, torch.bfloat16: {"atol": 2e-2, "rtol": 2e-2}}
@@ -17,7 +18,7 @@ ROUNDING = {torch.float32: {"atol": 2e-5, "rtol": 2e-5}, torch.bfloat16: {"atol"
 def triton_everywhere(monkeypatch):
     """The kernels are used for tensors that the interpreter can read, on a machine without a GPU too."""
     monkeypatch.setattr(cuda, "kernels_for", lambda tensor: layers if tensor.dtype in cuda.KINDS else None)
-    for module in (norm, mlp, rope):
+    for module in (norm, rope):
         monkeypatch.setattr(module, "kernels_for", lambda tensor: None)
 
 
@@ -82,15 +83,16 @@ def test_a_number_that_is_not_finite_stays_visible():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [24, 1500])
-def test_swiglu_of_two_halves_of_one_product_is_float64s_with_its_gradients(dtype, width):
+def test_swiglu_of_two_halves_of_one_product_is_float64s_with_its_gradients_side_by_side(dtype, width):
     both, gradient = rand(3, 2 * width, dtype=dtype), rand(3, width, seed=1, dtype=dtype)
-    ours, exact = leaves(both), leaves(both, wide=True)
-    found = mlp.swiglu(*ours[0].chunk(2, dim=1))
-    gate, up = exact[0].chunk(2, dim=1)
-    wanted = F.silu(gate) * up
-    found.backward(gradient), wanted.backward(gradient.double())
-    assert found.is_contiguous() and type(found.grad_fn).__name__ == "SwiGLUBackward"
-    close([found, ours[0].grad], [wanted, exact[0].grad], dtype)
+    gate, up = both.chunk(2, dim=1)
+    found = layers.swiglu(gate, up, torch.full((3, width), torch.nan, dtype=dtype, device=DEVICE))
+    slopes = layers.swiglu_backward(gradient, gate, up)
+    (exact,) = leaves(both, wide=True)
+    wanted = F.silu(exact[:, :width]) * exact[:, width:]
+    wanted.backward(gradient.double())
+    assert side_by_side(slopes).data_ptr() == slopes[0].data_ptr()
+    close([found, *slopes], [wanted, *exact.grad.chunk(2, dim=1)], dtype)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])

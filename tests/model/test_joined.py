@@ -74,6 +74,8 @@ def test_columns_of_one_matrix_are_joined_without_a_copy_and_others_with_one():
     assert torch.equal(swapped, torch.cat((whole[:, 6:], whole[:, :6]), dim=1))
     apart = side_by_side((whole[:, :4].contiguous(), whole[:, 4:]))
     assert torch.equal(apart, whole) and apart.data_ptr() != whole.data_ptr()
+    flat = torch.arange(6.0)
+    assert side_by_side((flat[:4].view(2, 2), flat[2:].view(2, 2))).tolist() == [[0, 1, 2, 3], [2, 3, 4, 5]]
 
 
 def test_outside_half_precision_the_layers_are_asked_one_by_one():

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afterbase.objective.advantage import AdvantageConfig, advantages, spread, teaches
-from afterbase.records import Completion, Prompt, Rollout, Score
+from afterbase.objective.advantage import AdvantageConfig, advantages, spread
 
 
 def values(rewards, valid=None, domains=(), **config) -> list[list[float]]:
@@ -120,19 +119,3 @@ def test_any_round_is_as_the_definitions_say(rows, centre, data):
 def test_the_spread_is_that_of_the_valid_rewards():
     found = spread(torch.tensor([[3.0, 5.0, 100.0], [7.0, 7.0, 7.0]]), torch.tensor([[True, True, False], [True, True, True]]))
     assert found.tolist() == [1.0, 0.0] and found.dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("scores", "expected"),
-    [
-        ([(1.0, "correct"), (0.0, "wrong")], True),
-        ([(0.1 + 0.2, "correct"), (0.3, "correct")], False),
-        ([(1.0, "correct"), (0.0, "error")], False),
-        ([(0.0, "error"), (0.0, "error")], False),
-        ([], False),
-    ],
-)
-def test_a_group_teaches_when_its_judged_answers_differ(scores, expected):
-    completion = Completion((1,), (-1.0,), (-1.0,), 0, "stop")
-    group = [Rollout(Prompt("p", ()), (5,), completion, "", Score(value, {}, outcome)) for value, outcome in scores]
-    assert teaches(group) is expected

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from afterbase import room
 from afterbase.track import read_metrics
 
 SUMS = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}."} for n in range(8)]
@@ -209,43 +210,58 @@ def disk(tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["sft", "rl"])
-def test_a_disk_that_runs_full_and_has_room_again(command, refused, page, rows, disk, tmp_path, stage):
+def test_a_disk_that_runs_full_and_has_room_again(command, page, rows, disk, tmp_path, stage, monkeypatch):
     rewards = {"domains": {"default": [{"kind": "length", "ngram": 1, "tolerance": 0.0}]}}
     more = {"epochs": 4} if stage == "sft" else {"steps": 8, "rewards": rewards}
     recipe = page(stage, rows(*SUMS), saving={"every": 2}, **more)
     assert command(stage, recipe, "--out", tmp_path / "whole")[0] == 0
-    (disk / "ballast").write_bytes(bytes(2 << 20))
-    said = refused(stage, recipe, "--out", disk / "run")  # a checkpoint is 0.8 MB, so the third finds no room
-    assert "the disk is full: " in said and "free some space and run the same command again" in said
-    assert sorted(path.name for path in (disk / "run" / "checkpoints").iterdir()) == ["000002", "000004"]
-    assert len(read_metrics(disk / "run" / "metrics.jsonl")) == 6
-    (disk / "ballast").unlink()
-    assert command(stage, recipe, "--out", disk / "run")[0] == 0
-    assert same(tmp_path / "whole", disk / "run")
+    ballast, checkpoints, log = disk / "ballast", disk / "run" / "checkpoints", disk / "run" / "metrics.jsonl"
+    ballast.write_bytes(bytes(2 << 20))
+
+    def free(seconds: float) -> None:  # while it waits; a checkpoint is 0.8 MB, so the third found no room
+        assert sorted(path.name for path in checkpoints.iterdir()) == ["000002", "000004"] and len(read_metrics(log)) == 6
+        ballast.unlink()
+
+    monkeypatch.setattr(room, "sleep", free)
+    code, _, err = command(stage, recipe, "--out", disk / "run")
+    assert code == 0 and f"the disk is full, {checkpoints / '000006'} waits for room; free some space and it goes on" in err
+    assert not ballast.exists() and same(tmp_path / "whole", disk / "run")
 
 
-FULL, FORBIDDEN = (errno.ENOSPC, "the disk is full"), (errno.EACCES, "cannot be written (Permission denied)")
+@pytest.fixture
+def failing_once(monkeypatch):
+    """Makes one call of a function of the system fail."""
+
+    def fail(owner, name, at, number):
+        inner, calls = getattr(owner, name), []
+
+        def failing(*arguments, **options):
+            calls.append(1)
+            if len(calls) == at:
+                raise OSError(number, os.strerror(number))
+            return inner(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, failing)
+
+    return fail
 
 
-@pytest.mark.parametrize(
-    ("owner", "name", "at", "failure"),
-    [(torch, "save", 2, FULL), (os, "fsync", 30, FULL), (os, "write", 7, FULL), (os, "rename", 2, FORBIDDEN)],
-    ids=["save", "fsync", "write", "rename"],
-)
-def test_a_write_that_fails_loses_nothing(command, refused, page, rows, tmp_path, monkeypatch, owner, name, at, failure):
+@pytest.mark.parametrize(("owner", "name", "at"), [(torch, "save", 2), (os, "fsync", 30), (os, "write", 7)], ids=["save", "fsync", "write"])
+def test_a_write_without_room_is_made_again(command, page, rows, tmp_path, monkeypatch, failing_once, owner, name, at):
     recipe = page("sft", rows(*SUMS), saving={"every": 2}, epochs=4)
     assert command("sft", recipe, "--out", tmp_path / "whole")[0] == 0
-    inner, calls = getattr(owner, name), []
+    monkeypatch.setattr(room, "sleep", lambda seconds: None)
+    failing_once(owner, name, at, errno.ENOSPC)
+    code, _, err = command("sft", recipe, "--out", tmp_path / "torn")
+    assert code == 0 and "waits for room" in err and same(tmp_path / "whole", tmp_path / "torn")
 
-    def failing(*arguments, **options):
-        calls.append(1)
-        if len(calls) == at:
-            raise OSError(failure[0], os.strerror(failure[0]))
-        return inner(*arguments, **options)
 
-    with monkeypatch.context() as broken:
-        broken.setattr(owner, name, failing)
-        assert failure[1] in refused("sft", recipe, "--out", tmp_path / "torn")
+def test_a_write_that_fails_loses_nothing(command, refused, page, rows, tmp_path, monkeypatch, failing_once):
+    recipe = page("sft", rows(*SUMS), saving={"every": 2}, epochs=4)
+    assert command("sft", recipe, "--out", tmp_path / "whole")[0] == 0
+    failing_once(os, "rename", 2, errno.EACCES)
+    assert "cannot be written (Permission denied)" in refused("sft", recipe, "--out", tmp_path / "torn")
+    monkeypatch.undo()
     assert read_metrics(tmp_path / "torn" / "metrics.jsonl") and (tmp_path / "torn" / "checkpoints" / "000002").exists()
     assert command("sft", recipe, "--out", tmp_path / "torn")[0] == 0
     assert same(tmp_path / "whole", tmp_path / "torn")

@@ -89,7 +89,7 @@ def test_too_many_failed_verdicts_stop_the_run_and_the_same_command_goes_on(cura
     breaking("0", "1", "2")
     with pytest.raises(AfterbaseError, match=r"4 of 4 verdicts failed in the candidates so far \(the first: it broke\); at most"):
         curated(at_once=1)
-    assert (tmp_path / "run" / "candidates.jsonl").read_bytes() == b""
+    assert not (tmp_path / "run" / "candidates.jsonl").exists()
     breaking()
     assert json.loads((curated(at_once=1) / "done.json").read_text())["errors"] == 0
 

@@ -154,7 +154,7 @@ def test_each_sickness_is_told_by_its_own_name_alone_with_its_figure(name):
     assert found.overrides or found.advice
 
 
-@pytest.mark.parametrize("name", set(get_args(Name)) - {"nonfinite", "skipped-updates"})
+@pytest.mark.parametrize("name", sorted(set(get_args(Name)) - {"nonfinite", "skipped-updates"}))
 def test_nothing_is_told_of_less_than_a_window(name):
     assert names(SICK[name]()[-9:]) == []
 

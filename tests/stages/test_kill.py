@@ -218,7 +218,7 @@ CRITIC = {"objective": {"kind": "ppo", "kl": 0.01}, "critic": {"optim": {"schedu
 REWARD = """
 import asyncio
 async def luck(completion_ids, answer, trainer_state, **columns):
-    await asyncio.sleep(0.5 * (int(answer[0]) % 5 == 0))
+    await asyncio.sleep(0.02 * (int(answer[0]) % 5))
     return [((sum(ids) + trainer_state.global_step) % 4 == 0) * 1.0 for ids in completion_ids]
 """
 

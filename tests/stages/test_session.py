@@ -1,13 +1,16 @@
 """A model in training: when it is saved, when it stops, and what it makes of numbers that are none."""
 
+import random
 import signal
 
+import numpy as np
 import pytest
 import torch
 
 from afterbase.config import Config
 from afterbase.errors import LearningError, Stopped
 from afterbase.records import Sample
+from afterbase.stages.generators import generators, restore_generators, seed_generators
 from afterbase.stages.run import Run
 from afterbase.stages.session import Session
 from afterbase.train.packing import pack
@@ -168,3 +171,17 @@ def test_the_best_model_is_told_at_the_end(opened):
     told = (session.run.directory / "done.json").read_text()
     best = '"best": {\n  "checkpoint": "checkpoints/best",\n  "metric": "eval/accuracy/mean",\n  "step": 1,\n  "value": 0.75\n }'
     assert best in told and saved(session) == ["best", "final"]
+
+
+def test_every_generator_goes_on_where_it_stood(tmp_path):
+    def drawn():
+        return random.random(), random.gauss(0, 1), float(np.random.rand()), float(np.random.randn()), float(torch.rand(()))
+
+    seed_generators(3)
+    first = drawn()  # leaves half a pair of normal numbers in Python's generator and in numpy's
+    torch.save(generators(), tmp_path / "state.pt")
+    second = drawn()
+    seed_generators(3)
+    assert drawn() == first and drawn() == second and drawn() != second
+    restore_generators(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert drawn() == second != first

@@ -1,10 +1,8 @@
 """One trainer: its optimizer, its clipping, its routing biases, and going on as if never stopped."""
 
 import copy
-import random
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,7 +11,6 @@ from afterbase.model.moe import Router
 from afterbase.objective.likelihood import Likelihood
 from afterbase.records import Sample
 from afterbase.train.bad_batches import KEPT, keep_bad_batches
-from afterbase.train.generators import generators, restore_generators, seed_generators
 from afterbase.train.optim import OptimConfig, adamw
 from afterbase.train.packing import pack
 from afterbase.train.schedule import ScheduleConfig
@@ -249,17 +246,3 @@ def test_only_the_latest_bad_batches_stay(random_tokens, tmp_path):
     for update in range(KEPT + 2):
         keep_bad_batches(tmp_path, update, [batch], [torch.tensor(1.0)], 1.0)
     assert sorted(path.stem for path in tmp_path.iterdir()) == [f"{update:06d}" for update in range(2, KEPT + 2)]
-
-
-def test_every_generator_goes_on_where_it_stood(tmp_path):
-    def drawn():
-        return random.random(), random.gauss(0, 1), float(np.random.rand()), float(np.random.randn()), float(torch.rand(()))
-
-    seed_generators(3)
-    first = drawn()  # leaves half a pair of normal numbers in Python's generator and in numpy's
-    torch.save(generators(), tmp_path / "state.pt")
-    second = drawn()
-    seed_generators(3)
-    assert drawn() == first and drawn() == second and drawn() != second
-    restore_generators(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert drawn() == second != first

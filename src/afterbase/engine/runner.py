@@ -212,5 +212,5 @@ def runner_for(model: Transformer, dtype: torch.dtype) -> PlainRunner | FusedRun
         from afterbase.engine.cuda.runner import GraphRunner  # Triton is imported only where there is a GPU
 
         if GraphRunner.fits(model):
-            return GraphRunner(model)
+            return GraphRunner(model, dtype)
     return PlainRunner(model)

@@ -28,11 +28,13 @@ def refuse_what_does_nothing(config: RlConfig, sources: Sequence[Source], asked:
             )
 
 
-def unused_rewards(config: RlConfig, sources: Sequence[Source], asked: Sequence[Prompt]) -> Iterator[str]:
-    """One sentence for each domain whose rewards judge nothing."""
+def remarks(config: RlConfig, sources: Sequence[Source], asked: Sequence[Prompt], room: int) -> Iterator[str]:
+    """One sentence for each domain whose rewards judge nothing, and one when the context of `room` tokens ends answers before their cap."""
     there = _domains(sources, asked)
     for name in sorted(config.rewards.domains.keys() - there - {DEFAULT}):
         yield f"rewards.domains.{name} judges nothing: no prompt is of that domain (there are: {', '.join(sorted(there))})"
+    if (most := max(config.drawing(name).max_tokens for name in there)) >= room:
+        yield f"max_tokens={most} does not fit into the context of {room} tokens, which ends answers before that; lower it"
 
 
 def _domains(sources: Sequence[Source], asked: Sequence[Prompt]) -> set[str]:

@@ -29,7 +29,7 @@ from afterbase.rollouts.stream import Stream
 from afterbase.stages.asking import Asker, outcomes
 from afterbase.stages.check_rewards import refuse_bad_gold
 from afterbase.stages.held_out import NOTHING, HeldOut, open_questions
-from afterbase.stages.idle import refuse_what_does_nothing, unused_rewards
+from afterbase.stages.idle import refuse_what_does_nothing, remarks
 from afterbase.stages.learning import Clock, GrpoLearning, Learning, PpoLearning
 from afterbase.stages.rl_config import RlConfig
 from afterbase.stages.rl_metrics import loop_metrics, rollout_metrics
@@ -153,7 +153,7 @@ class Loop:
         await refuse_bad_gold(self.asker.judge, self.prompts.sources, self.config.max_refused_gold, recipe)
         if self.config.held_out.every and not self.held_out.prompts:
             print(f"rl: {NOTHING}", file=sys.stderr)
-        for sentence in unused_rewards(self.config, self.prompts.sources, self.held_out.prompts):
+        for sentence in remarks(self.config, self.prompts.sources, self.held_out.prompts, self.asker.engine.room):
             print(f"rl: {sentence}", file=sys.stderr)
 
     async def round(self, step: int) -> dict[str, float]:

@@ -15,12 +15,12 @@ from afterbase.errors import CheckpointError, ConfigError, LearningError, Stoppe
 from afterbase.model.checkpoint import load_model, save_model
 from afterbase.model.transformer import Transformer
 from afterbase.records import Batch
+from afterbase.stages.generators import generators, restore_generators, seed_generators
 from afterbase.stages.run import Run
 from afterbase.text.tokenizer import Tokenizer
 from afterbase.track import read_metrics
 from afterbase.train.bad_batches import keep_bad_batches
 from afterbase.train.base import Objective
-from afterbase.train.generators import generators, restore_generators, seed_generators
 from afterbase.train.resume import Checkpoints, SavingConfig
 from afterbase.train.trainer import LocalTrainer, TrainerConfig
 

@@ -55,17 +55,17 @@ def _attend(
     width, member, token, only = tl.arange(0, WIDTH), tl.arange(0, PADDED), tl.arange(0, TOKENS), tl.arange(0, 1)
     here, inside = qkv + row * (HEADS + 2 * KV_HEADS) * WIDTH, member < GROUP
     queries = _turned(here, (head * GROUP + member) * WIDTH, inside, q_weight, cos, sin, position, eps, NORM, WIDTH)
-    key = _turned(here, (HEADS + head + only) * WIDTH, only == 0, k_weight, cos, sin, position, eps, NORM, WIDTH)
-    value = tl.load(here + (HEADS + KV_HEADS + head + only[:, None]) * WIDTH + width[None, :])
+    new_key = _turned(here, (HEADS + head + only) * WIDTH, only == 0, k_weight, cos, sin, position, eps, NORM, WIDTH)
+    new_value = tl.load(here + (HEADS + KV_HEADS + head + only[:, None]) * WIDTH + width[None, :])
 
     # The first part takes the new token itself, which nobody needs to read back; it also puts it into the memory.
     base, first = (row * KV_HEADS + head) * room * WIDTH, part == 0
     place = base + (position + only[:, None]) * WIDTH + width[None, :]
-    tl.store(keys + place, key, mask=live & first)
-    tl.store(values + place, value, mask=live & first)
-    peak = tl.where(first, tl.sum(queries.to(tl.float32) * key.to(tl.float32), axis=1) * scale, -float("inf"))
+    tl.store(keys + place, new_key, mask=live & first)
+    tl.store(values + place, new_value, mask=live & first)
+    peak = tl.where(first, tl.sum(queries.to(tl.float32) * new_key.to(tl.float32), axis=1) * scale, -float("inf"))
     weight = tl.where(first, tl.full((PADDED,), 1.0, tl.float32), 0.0)
-    mix = tl.where(first, tl.zeros((PADDED, WIDTH), tl.float32) + value.to(tl.float32), 0.0)
+    mix = tl.where(first, tl.zeros((PADDED, WIDTH), tl.float32) + new_value.to(tl.float32), 0.0)
 
     share = tl.cdiv(tl.cdiv(position, SPLITS), TOKENS) * TOKENS
     end = tl.minimum(position, (part + 1) * share)

@@ -1,8 +1,8 @@
-"""Decoding steps of dense models on CUDA in bfloat16, each recorded once as a graph and then replayed.
+"""Decoding steps of dense models on CUDA in half precision, each recorded once as a graph and then replayed.
 
 A step reads and writes the rows' own tensors on the device (latest token, lengths, counts, tokens, log-probabilities), so that several
 follow each other without the host. Graphs exist for a ladder of batch sizes and hold pointers: they are recorded again when a tensor
-moved. The arithmetic is the trainer's: float32 residual stream, norms, rotation and softmax, bfloat16 products.
+moved. The arithmetic is the trainer's: float32 residual stream, norms, rotation, softmax and logits, half-precision products.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from afterbase.model.norm import RMSNorm
 from afterbase.model.transformer import Transformer
 from afterbase.segments import Segments
 
-FINE, COARSE = 16, 32
-"""The ladder of batch sizes: powers of two up to FINE, then multiples of FINE, from 8 times that of COARSE."""
+LADDER, RUNG = (1, 8, 32, 64), 64
+"""Batch sizes that have graphs, then multiples of RUNG: a step of 8 rows takes as long as one of 1, and each graph costs memory."""
 WIDTHS = (16, 32, 64, 128, 256)
 """Head widths that the attention kernel is written for."""
 
@@ -41,7 +41,7 @@ class GraphRunner:
     alone = True
     """A burst of steps needs no host."""
 
-    def __init__(self, model: Transformer, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
         self.model, self.dtype = model, dtype
         self.layers = [FusedLayer.of(block, dtype) for block in model.model.layers]
         self.head = model.lm_head.weight.detach().to(dtype)
@@ -151,6 +151,7 @@ class GraphRunner:
         state = cache, rows.tokens, rows.stop_ids
         if any(now is not then for now, then in zip(state, self.state, strict=True)):
             self.graphs, self.state = {}, state
+        self._take(cache)
 
     def _pointers(self) -> tuple[int, ...]:
         return tuple(parameter.data_ptr() for parameter in self.model.parameters())
@@ -162,8 +163,7 @@ class GraphRunner:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(2):
-                self.step(rows, cache, size)
+            self.step(rows, cache, size)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self.graphs.values())).pool() if self.graphs else None
@@ -175,7 +175,4 @@ class GraphRunner:
 
 def rung(rows: int) -> int:
     """The smallest size of the ladder that holds that many rows."""
-    if rows <= FINE:
-        return 1 << (rows - 1).bit_length()
-    step = FINE if rows <= 8 * FINE else COARSE
-    return -(-rows // step) * step
+    return next((size for size in LADDER if size >= rows), -(-rows // RUNG) * RUNG)

@@ -1,0 +1,162 @@
+"""The OpenAI-compatible API of one model: /v1/models, /v1/completions and /v1/chat/completions."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from afterbase.engine.dialects import Chats, Completions, Refusal
+from afterbase.engine.serving.answering import Answering, Asked
+from afterbase.engine.serving.bodies import Body, ChatBody, CompletionBody, messages_of, prompts_of, read_body, sampling_of
+from afterbase.engine.serving.desk import Desk
+from afterbase.engine.serving.wire import Connection, Request
+from afterbase.errors import AfterbaseError
+from afterbase.records import Message, Prompt, Sampling
+from afterbase.text.chat import prompt_tokens
+from afterbase.text.think import opens
+from afterbase.text.tokenizer import Tokenizer
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+"""Names of this machine for itself."""
+TAIL = 16
+"""Tokens at the end of a prompt in which a thought may have been opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What is served, and to whom."""
+
+    name: str
+    """The model's name in requests."""
+    tokenizer: Tokenizer
+    """Its tokenizer."""
+    template: str
+    """How conversations are put to it."""
+    key: str | None
+    """What clients must show; None asks for nothing and answers only to names of this machine."""
+    hide_thought: bool
+    """Whether nobody gets to see thoughts."""
+    draws: Callable[[], int]
+    """Fresh random numbers below 2**63: seeds of requests without one, and ids."""
+
+
+class Api:
+    """Answers requests with the engine behind the desk."""
+
+    def __init__(self, desk: Desk, served: Served) -> None:
+        self.desk, self.served, self.since = desk, served, int(time.time())
+        self.routes: dict[str, tuple[str, Callable[[Request, Connection], Awaitable[None]]]] = {
+            "/health": ("GET", self._health),
+            "/v1/models": ("GET", self._models),
+            f"/v1/models/{served.name}": ("GET", self._model),
+            "/v1/completions": ("POST", self._complete),
+            "/v1/chat/completions": ("POST", self._chat),
+        }
+
+    def admit(self, head: Request) -> None:
+        """Let a request in by its head: known client, known place, JSON."""
+        if self.served.key is None:
+            self._check_host(head.headers.get("host", ""))
+        elif head.path != "/health":
+            self._check_key(head.headers.get("authorization", ""))
+        if head.path not in self.routes:
+            raise Refusal(404, f"there is nothing at {head.path[:100]}; the places are {', '.join(self.routes)}", "not_found")
+        method = self.routes[head.path][0]
+        if head.method != method:
+            raise Refusal(405, f"{head.path} takes {method}, not {head.method[:20]}", "method_not_allowed")
+        # A web page can make a browser send other types here without asking; this one it must ask for, and we never say yes.
+        if method == "POST" and head.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise Refusal(415, "send the request as content-type: application/json")
+
+    async def __call__(self, request: Request, out: Connection) -> None:
+        """Answer one request."""
+        await self.routes[request.path][1](request, out)
+
+    def _check_key(self, given: str) -> None:
+        kind, _, key = given.partition(" ")
+        if not hmac.compare_digest(key.strip().encode(), self.served.key.encode()) or kind.lower() != "bearer":
+            raise Refusal(401, "the API key is missing or wrong; send it as Authorization: Bearer KEY", "invalid_api_key")
+
+    def _check_host(self, host: str) -> None:
+        """Without a key only this machine's own names: a page whose name was made to point here must not read along."""
+        name = host[: host.rindex("]") + 1] if "]" in host else host.partition(":")[0]
+        if name.lower() not in LOOPBACK:
+            raise Refusal(403, f"without an API key this server answers to {', '.join(LOOPBACK)} only, not to {host[:100]!r}")
+
+    async def _health(self, request: Request, out: Connection) -> None:
+        await out.reply(200, {"status": "ok"})
+
+    async def _models(self, request: Request, out: Connection) -> None:
+        await out.reply(200, {"object": "list", "data": [self._card()]})
+
+    async def _model(self, request: Request, out: Connection) -> None:
+        await out.reply(200, self._card())
+
+    def _card(self) -> dict[str, Any]:
+        room = {"max_model_len": self.desk.engine.room}
+        return {"id": self.served.name, "object": "model", "created": self.since, "owned_by": "afterbase", **room}
+
+    async def _complete(self, request: Request, out: Connection) -> None:
+        body = self._read(CompletionBody, request)
+        prompts = await asyncio.to_thread(self._encoded, prompts_of(body))
+        await self._answer(Asked(body, Completions, prompts, self._samplings(body, prompts)), out)
+
+    async def _chat(self, request: Request, out: Connection) -> None:
+        body = self._read(ChatBody, request)
+        prompt, opened = await asyncio.to_thread(self._laid_out, messages_of(body))
+        hidden = self.served.hide_thought or not body.include_reasoning
+        await self._answer(Asked(body, Chats, [prompt], self._samplings(body, [prompt]), opened, hidden), out)
+
+    async def _answer(self, asked: Asked, out: Connection) -> None:
+        with self.desk.place(asked.answers):
+            await Answering(self.desk, self.served.tokenizer, self.served.name, self.served.draws(), asked).answer(out)
+
+    def _read(self, kind: type[Body], request: Request) -> Any:
+        body = read_body(kind, request.body)
+        if body.model not in (None, self.served.name):
+            said = f"there is no model {body.model[:100]!r} here; it is {self.served.name!r}"
+            raise Refusal(404, said, "model_not_found", "model")
+        return body
+
+    def _encoded(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
+        """The prompts' tokens; a text begins as the model's texts do."""
+        tokenizer = self.served.tokenizer
+        start = [tokenizer.bos_id] if tokenizer.bos_id is not None and tokenizer.begins_with_bos else []
+        try:
+            return [start + tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+        except AfterbaseError as error:
+            raise Refusal(400, str(error), param="prompt") from None
+
+    def _laid_out(self, messages: list[dict[str, str]]) -> tuple[list[int], bool]:
+        """The conversation's tokens, and whether their end has begun a thought."""
+        turns = tuple(Message(**message) for message in messages)
+        try:
+            tokens = prompt_tokens(self.served.tokenizer, Prompt("request", turns), self.served.template)
+        except AfterbaseError as error:
+            raise Refusal(400, str(error), param="messages") from None
+        return tokens, opens(self.served.tokenizer.decode(tokens[-TAIL:], skip_special=False))
+
+    def _samplings(self, body: Body, prompts: Sequence[list[int]]) -> list[Sampling]:
+        """How the answers to each prompt are drawn."""
+        vocab_size, stops = self.desk.engine.model.config.vocab_size, self.served.tokenizer.stop_ids
+        for prompt in prompts:
+            if wrong := next((token for token in prompt if not 0 <= token < vocab_size), None):
+                raise Refusal(400, f"a prompt holds token {str(wrong)[:30]}; the model knows 0 to {vocab_size - 1}", param="prompt")
+        return [
+            sampling_of(body, stops, vocab_size, self._most(body, len(prompt)), self.served.draws() if body.seed is None else body.seed)
+            for prompt in prompts
+        ]
+
+    def _most(self, body: Body, length: int) -> int:
+        """How many new tokens an answer to a prompt of this length may have."""
+        room = self.desk.engine.room
+        if not length:
+            raise Refusal(400, "an empty prompt cannot be continued; give at least one token", param="prompt")
+        if length + (body.most or 1) > room:
+            said = f"a prompt of {length} tokens and {body.most or 1} or more new ones do not fit into the context of {room}; ask for less"
+            raise Refusal(400, said, "context_length_exceeded")
+        return body.most or min(body.usual or room, room - length)

@@ -1,0 +1,42 @@
+"""Every kernel of decoding compiles for a Hopper GPU, on a machine that has none: Triton's interpreter accepts more than its compiler."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed here, so its kernels cannot be compiled")
+
+SCRIPT = """
+import triton
+from triton.backends.compiler import GPUTarget
+from afterbase.engine.cuda import attention, draw
+
+KINDS = {"qkv": "*bf16", "keys": "*bf16", "values": "*bf16", "mixed": "*bf16", "lengths": "*i64", "done": "*i8", "room": "i32",
+         "eps": "fp32", "scale": "fp32", "vocabulary": "i32", "rows": "i32", "tokens": "*i64", "latest": "*i64", "bests": "*i32"}
+INTEGERS = {"counts", "limits", "stop_ids", "drawn"}
+HEADS = dict(HEADS=14, KV_HEADS=2, GROUP=7, PADDED=16, WIDTH=64, NORM=True, TOKENS=attention.BLOCK)
+CHUNKS = dict(CHUNKS=38, CHUNK=draw.CHUNK)
+
+def check(kernel, changes, constants):
+    kinds = {**KINDS, **changes}
+    signature = {name: kinds.get(name, "*i64" if name in INTEGERS else "*fp32") for name in kernel.arg_names if name not in constants}
+    source = triton.compiler.ASTSource(kernel, {**signature, **dict.fromkeys(constants, "constexpr")}, constants)
+    triton.compile(source, target=GPUTarget("cuda", 90, 32))
+
+check(attention._attend, {}, {**HEADS, "SPLITS": 1})
+check(attention._attend, {"mixed": "*fp32"}, {**HEADS, "SPLITS": 4})
+check(attention._join, {}, {"WIDTH": 64, "SPLITS": 4})
+check(draw._tally, {}, CHUNKS)
+check(draw._pick, {"keys": "*i64"}, {**CHUNKS, "PADDED": 64})
+check(draw._record, {}, {"STOPS": 2, "BLOCK": 128})
+"""
+
+
+def test_every_kernel_compiles_for_a_gpu(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env={**environment, "TRITON_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
