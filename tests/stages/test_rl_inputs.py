@@ -1,5 +1,6 @@
 """Curriculum, remembered scores and a function of one's own in one run: stopped and resumed, it is the run that was never stopped."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_a_run_that_stops_and_resumes_is_the_run_that_did_not(page, command, tmp
     assert documented(whole[-1])
 
 
-def test_a_changed_function_is_another_run(page, command):
+def test_a_function_that_changed_after_the_run_was_done_makes_another_run(page, command):
     assert command("rl", page, "--out", "run")[0] == 0
     Path("my_even.py").write_text(FUNCTION + "# changed\n")
     code, _, err = command("rl", page, "--out", "run")
@@ -67,3 +68,15 @@ def test_a_wrong_path_is_told_before_the_model_is_loaded(page, command, monkeypa
     monkeypatch.setattr("afterbase.stages.rl.Session", None)
     code, _, err = command("rl", page, "rewards.domains.default=[{kind='function', path='my_even:odd'}]")
     assert code == 2 and "the reward 'my_even:odd' names no function of" in err and "its functions are: even" in err
+
+
+def test_a_function_that_is_mended_in_the_midst_of_a_run_goes_on_judging_it(page, command):
+    Path("broken").touch()
+    code, _, err = command("rl", page, "--out", "run")
+    assert code == 2 and "mend the verifier and run the same command to go on" in err
+    Path("my_even.py").write_text(FUNCTION.replace("broken", "never there"))
+    del sys.modules["my_even"]  # a new process would not have it either
+    code, _, err = command("rl", page, "--out", "run")
+    assert code == 0 and "rewards.my_even:even changed since this run began, and judges the rest of it as it is now" in err
+    (before,) = json.loads(Path("run/inputs.json").read_text())["mended"]
+    assert before.keys() == {"rewards.my_even:even"}

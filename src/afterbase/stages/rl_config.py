@@ -100,7 +100,8 @@ class RlConfig(Config):
     """Passes over a round; from the second on the groups are shuffled."""
     ahead: int = Field(0, ge=0)
     """Rounds that are drawn before their turn, so that their judges work while the trainer does; their answers come from weights that are
-    older by as many rounds, which `objective.correction` can make up for."""
+    older by as many rounds, which `objective.correction` can make up for. Where scores are remembered, or reward functions judge, which are
+    told the round, a round ends when those in flight are judged."""
     sampling: DrawConfig = DrawConfig()
     """How answers are drawn."""
     environment: EnvironmentConfig | None = None

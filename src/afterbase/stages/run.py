@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from afterbase.stages.stopping import Stopping
 from afterbase.track import Tracker
 
 RECORD, DONE, LOCK = "inputs.json", "done.json", ".lock"
+MENDABLE = "rewards."  # inputs that may change in the midst of a run: a verifier that fails must be mended to go on
 SHOWN = 6  # differences that an error lists before it only counts them
 
 
@@ -98,6 +100,8 @@ class Run:
             if changes != []:
                 write_atomic(directory / "config.json", _json(record["recipe"]))
                 write_atomic(directory / RECORD, _json(record))
+            elif not (directory / DONE).exists():
+                _note_mended(directory / RECORD, record)
             with storing(directory):
                 sweep(directory)
             return cls(directory, lock)
@@ -167,7 +171,8 @@ def _changes(directory: Path, record: Mapping[str, Any]) -> list[str] | None:
         return None
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
-        before, now = dict(_leaves(_compared(old))), dict(_leaves(_compared(record)))
+        done = (directory / DONE).exists()
+        before, now = dict(_leaves(_compared(old, done))), dict(_leaves(_compared(record, done)))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(f"{path} is not a run's record; move {directory} away or give another --out") from None
     return [_change(key, before, now, old, record) for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
@@ -182,10 +187,24 @@ def _change(key: str, before: dict[str, Any], now: dict[str, Any], old: Mapping[
     return f"{key}: {shown[0]} -> {shown[1]}"
 
 
-def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same: inputs count by content, so that a moved checkpoint is still the same checkpoint."""
+def _note_mended(path: Path, record: Mapping[str, Any]) -> None:
+    """A reward function that was mended goes on judging the run that it stopped; the record keeps what it was before."""
+    old = json.loads(path.read_text(encoding="utf-8"))
+    mended = [name for name, entry in record["inputs"].items() if entry["digest"] != old["inputs"][name]["digest"]]
+    if mended:
+        before = {name: old["inputs"][name] for name in mended}
+        print(f"afterbase: {', '.join(mended)} changed since this run began, and judges the rest of it as it is now", file=sys.stderr)
+        write_atomic(path, _json({**record, "mended": [*old.get("mended", []), before]}))
+
+
+def _compared(record: Mapping[str, Any], done: bool) -> dict[str, Any]:
+    """What makes two runs the same: inputs count by content, so that a moved checkpoint is still the same checkpoint.
+
+    While it is not done a run stays the same when a reward function is mended.
+    """
     names = {entry["path"]: f"<input {name}>" for name, entry in record["inputs"].items()}
-    digests = {f"the content of input {name}": entry["digest"] for name, entry in record["inputs"].items()}
+    contents = {name: "" if name.startswith(MENDABLE) and not done else entry["digest"] for name, entry in record["inputs"].items()}
+    digests = {f"the content of input {name}": digest for name, digest in contents.items()}
     return {**_renamed(record["recipe"], names), **digests, "stage": record["stage"]}
 
 

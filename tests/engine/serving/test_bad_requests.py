@@ -48,7 +48,7 @@ def others_go_on(running):
         ({"prompt": "How many apples? " * 100}, "do not fit into the context of 256"),
         ({"prompt": [1] * 256}, "do not fit into the context of 256"),
         ({"max_tokens": 255}, "do not fit into the context of 256"),
-        ({"max_tokens": 10**30}, "the request: max_tokens"),
+        ({"max_tokens": 10**30}, "do not fit into the context of 256"),
         ({"prompt": [1, 100000]}, "a prompt holds token 100000; the model knows 0 to"),
         ({"prompt": [1, -1]}, "a prompt holds token -1"),
         ({"prompt": []}, "prompt is a string, a list of token ids, or a list of either"),

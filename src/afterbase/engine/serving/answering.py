@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,11 +70,16 @@ class Answering:
 
     async def answer(self, out: Connection) -> None:
         """Draw the answers and send them."""
-        async with aclosing(self._events()) as events:
-            await (self._stream if self.asked.body.stream else self._whole)(events, out)
+        with ExitStack() as places:
+            places.enter_context(self.desk.place(self.asked.answers))
+            async with aclosing(self._events(places)) as events:
+                await (self._stream if self.asked.body.stream else self._whole)(events, out)
 
-    async def _events(self) -> AsyncIterator[list[Event]]:
-        """What has happened since the last look, until every answer has ended; leaving early withdraws the rest."""
+    async def _events(self, places: ExitStack) -> AsyncIterator[list[Event]]:
+        """What has happened since the last look, until every answer has ended; leaving early withdraws the rest.
+
+        Their places are free before the last of it is sent: a client that has its answer may ask at once for another.
+        """
         queue: asyncio.Queue[Event] = asyncio.Queue()
         asks = [asyncio.create_task(self._ask(number, queue.put_nowait)) for number in range(len(self.asked.prompts))]
         left = self.asked.answers
@@ -86,6 +91,8 @@ class Answering:
                 if failure := next((event.failure for event in news if event.failure), None):
                     raise failure
                 left -= sum(event.completion is not None for event in news)
+                if not left:
+                    places.close()
                 yield news
         finally:
             for ask in asks:

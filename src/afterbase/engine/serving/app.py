@@ -112,8 +112,7 @@ class Api:
         await self._answer(Asked(body, Chats, [prompt], self._samplings(body, [prompt]), opened, hidden), out)
 
     async def _answer(self, asked: Asked, out: Connection) -> None:
-        with self.desk.place(asked.answers):
-            await Answering(self.desk, self.served.tokenizer, self.served.name, self.served.draws(), asked).answer(out)
+        await Answering(self.desk, self.served.tokenizer, self.served.name, self.served.draws(), asked).answer(out)
 
     def _read(self, kind: type[Body], request: Request) -> Any:
         body = read_body(kind, request.body)
