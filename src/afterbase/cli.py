@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,9 @@ Model = Annotated[Path, typer.Argument(help="A checkpoint directory in Hugging F
 ShowThought = Annotated[bool, typer.Option("--show-thought/--hide-thought", help="Whether the thinking is printed as well.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Divides the logits; 0 is greedy.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="At most this many new tokens.")]
+Template = Annotated[str, typer.Option(help="How questions are put to the model: chat, r1-zero or plain.")]
+Rows = Annotated[int, typer.Option(min=1, help="Answers drawn together.")]
+Precision = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of matrix products.")]
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -197,18 +200,43 @@ def doctor(
 @guarded
 def generate(
     model: Model,
-    prompt: Annotated[str, typer.Argument(help="The question.", show_default=False)],
-    template: Annotated[str, typer.Option(help="How the question is put to the model: chat, r1-zero or plain.")] = "chat",
+    prompt: Annotated[str | None, typer.Argument(help="The question; none with --in.", show_default=False)] = None,
+    source: Annotated[
+        Path | None, typer.Option("--in", help="A file of questions, JSON Lines with prompt, question, messages or prompt_token_ids.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file of answers to them; one that a kill cut off is gone on with.")] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Answers to each question of the file.")] = 1,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Write token ids and log-probabilities into the file too.")] = False,
+    template: Template = "chat",
     temperature: Temperature = 0.6,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Keep the smallest set of tokens with this much probability.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Keep this many most probable tokens; 0 keeps all.")] = 0,
     max_tokens: MaxTokens = 256,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the draw.")] = 0,
+    rows: Rows = 256,
+    precision: Precision = "float32",
     show_thought: ShowThought = False,
 ) -> None:
-    """Answer one question."""
+    """Answer one question, or a file of them.
+
+    Exit code 1 when a question of the file could not be answered; the file says why.
+    """
     from afterbase.stages.talk import run_generate
 
+    if (prompt is None) == (source is None) or (source is None) != (out is None):
+        raise ConfigError("give either a question, or --in FILE and --out FILE")
+    if top_p == 0:
+        raise ConfigError("--top-p 0 keeps no token at all; give a number above 0, or --temperature 0 for the most probable token")
+    if source and out:
+        from afterbase.engine.local import EngineConfig
+        from afterbase.records import Sampling
+        from afterbase.stages.answer_file import AnswerSettings, answer_file
+
+        sampling, engine = Sampling(temperature, top_p, top_k, max_tokens, seed=seed), EngineConfig(rows=rows, precision=precision)
+        if errors := answer_file(AnswerSettings(model, source, out, sampling, n, template, tokens, engine)):
+            typer.echo(f"{errors} questions could not be answered; their lines in {out} say why", err=True)
+            raise typer.Exit(1)
+        return
     run_generate(
         model=model,
         prompt=prompt,
@@ -220,6 +248,31 @@ def generate(
         seed=seed,
         show_thought=show_thought,
     )
+
+
+@app.command()
+@guarded
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option(help="Where to listen; anything but this machine needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 lets the system choose.")] = 8000,
+    key_file: Annotated[Path | None, typer.Option(help="A file with the API key that clients must show.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in requests; its directory's when absent.")] = None,
+    template: Template = "chat",
+    rows: Rows = 64,
+    context: Annotated[int | None, typer.Option(min=2, help="Longest prompt and answer in tokens; the model's own when absent.")] = None,
+    queue: Annotated[int, typer.Option(min=0, help="Answers that may wait for a row; more are refused with 429.")] = 256,
+    precision: Precision = "float32",
+    show_thought: Annotated[bool, typer.Option("--show-thought/--hide-thought", help="Whether clients get to see the thinking.")] = True,
+) -> None:
+    """Serve a model to OpenAI clients: /v1/models, /v1/completions, /v1/chat/completions."""
+    from afterbase.engine.local import EngineConfig
+    from afterbase.stages.serve import ServeSettings, read_key, run_serve
+
+    engine = EngineConfig(rows=rows, context=context, precision=precision)
+    key = read_key(key_file) if key_file else None
+    settings = ServeSettings(model, host, port, key, name, template, queue, not show_thought, engine)
+    run_serve(settings, lambda address: typer.echo(f"serving at {address}", err=True))
 
 
 @app.command()

@@ -15,7 +15,7 @@ from afterbase.engine.cuda import attention, draw
 
 KINDS = {"qkv": "*bf16", "keys": "*bf16", "values": "*bf16", "mixed": "*bf16", "lengths": "*i64", "done": "*i8", "room": "i32",
          "eps": "fp32", "scale": "fp32", "vocabulary": "i32", "rows": "i32", "tokens": "*i64", "latest": "*i64", "bests": "*i32"}
-INTEGERS = {"counts", "limits", "stop_ids", "drawn"}
+INTEGERS = {"counts", "limits", "stop_ids", "drawn", "positions"}
 HEADS = dict(HEADS=14, KV_HEADS=2, GROUP=7, PADDED=16, WIDTH=64, NORM=True, TOKENS=attention.BLOCK)
 CHUNKS = dict(CHUNKS=38, CHUNK=draw.CHUNK)
 
@@ -28,6 +28,8 @@ def check(kernel, changes, constants):
 check(attention._attend, {}, {**HEADS, "SPLITS": 1})
 check(attention._attend, {"mixed": "*fp32"}, {**HEADS, "SPLITS": 4})
 check(attention._join, {}, {"WIDTH": 64, "SPLITS": 4})
+PROMPT = {"PADDED": 16, "KV_PADDED": 2, **{name: HEADS[name] for name in ("HEADS", "KV_HEADS", "WIDTH", "NORM")}}
+check(attention._remember, {"rows": "*i64", "turned": "*bf16"}, PROMPT)
 check(draw._tally, {}, CHUNKS)
 check(draw._pick, {"keys": "*i64"}, {**CHUNKS, "PADDED": 64})
 check(draw._record, {}, {"STOPS": 2, "BLOCK": 128})

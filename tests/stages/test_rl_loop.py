@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from afterbase.config import build
-from afterbase.records import Completion, Message, Prompt, Rollout, Score
+from afterbase.records import Completion, Message, Prompt, Rollout, Sample, Score
 from afterbase.stages.learning import GrpoLearning
 from afterbase.stages.rl_config import RlConfig
 from afterbase.stages.session import load_pair
@@ -140,6 +140,15 @@ def test_groups_with_variance_stay(page, trained):
 def test_a_penalty_in_the_reward_holds_the_model_back_too(page, trained):
     pulled = trained(page(objective={"kl": 0.1, "kl_in": "reward"}), "pulled")
     assert "train/reference_kl/mean" in pulled[-1] and pulled[0] != trained(page(), "free")[0]
+
+
+def test_a_penalty_in_the_reward_does_not_tell_equal_answers_apart():
+    """Two groups; the penalty moves the advantages of the one whose answers the judge told apart, and leaves the other at zero."""
+    groups = [[rollout(1.0), rollout(1.0)], [rollout(1.0), rollout(0.0, "wrong")]]
+    part = learning(objective={"kl": 0.5, "kl_in": "reward", "kl_estimator": "k1", "advantage": {"scale": "none"}})
+    samples = [Sample((5, 6, 7), (False, False, True), old=(-1.0,), reference=(-1.0 - far,)) for far in (0.0, 1.0, 0.0, 1.0)]
+    found, _ = part.valued(groups, samples)
+    assert [each.advantage for each in found] == [0.0, 0.0, 0.75, -0.75]
 
 
 def test_ppo_learns_from_a_critic_that_learns(page, trained, tmp_path, documented, monkeypatch):

@@ -219,11 +219,12 @@ class LocalEngine:
         tokens = torch.tensor([token for group in groups for token in group.prompt], device=self.device)
         step = self.cache.filling(segments, torch.tensor(firsts, device=self.device))
         logits = self.runner.prefill(tokens, segments, step)
-        counts = torch.tensor([len(group.samples) for group in groups], device=self.device)
-        if int(counts.max()) > 1:
-            places = torch.tensor(firsts, device=self.device).repeat_interleave(counts)
-            self.cache.move(places, torch.arange(firsts[0], self.rows.running, device=self.device), segments.longest)
-        return logits.repeat_interleave(counts, dim=0)
+        if self.rows.fresh == len(groups):
+            return logits
+        members = torch.tensor([index for index, group in enumerate(groups) for _ in group.samples], device=self.device)
+        new = torch.arange(firsts[0], self.rows.running, device=self.device)
+        self.cache.move(torch.tensor(firsts, device=self.device)[members], new, segments.longest)
+        return logits[members]
 
     def _decode(self) -> Tensor:
         """The logits of every running row's next token [running, V]."""

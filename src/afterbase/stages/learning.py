@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import chain
-from math import isfinite
 from statistics import fmean
 
 import torch
@@ -21,7 +20,7 @@ from afterbase.objective.ppo import Ppo, ValueLoss, fill
 from afterbase.objective.shaping import overlong_penalty
 from afterbase.records import Rollout, Sample
 from afterbase.stages.rl_config import RlConfig
-from afterbase.stages.session import Session, learn
+from afterbase.stages.session import Session
 from afterbase.train.base import Objective
 from afterbase.train.critic import Critic, scored
 from afterbase.train.packing import pack
@@ -33,6 +32,9 @@ OVER_COMPUTED = {*(f"train/{name}/mean" for name in MEANS), "train/correction_cl
 
 OF_THE_FIRST = {"train/logprob_gap/mean", "train/logprob_gap/max"}
 """Metrics that only the first update of a round can tell: after it the weights have moved."""
+
+CRITIC = "critic"
+"""What PPO's critic is called among the models of a checkpoint."""
 
 COUNTED = {"train/skipped_updates/count", "train/value_skipped_updates/count"}
 """Metrics that add up over the updates of a round."""
@@ -146,7 +148,11 @@ class GrpoLearning(Learning):
         objective, valid = self.config.objective, _valid(groups)
         rewards = self.rewards(groups)
         if objective.penalizes_rewards:
-            rewards[valid] -= penalties(drafts, objective.kl, objective.kl_estimator).to(rewards.dtype)
+            told_apart = valid & ~advantages(rewards, valid).equal[:, None]
+            cost = torch.zeros_like(rewards)
+            cost[valid] = penalties(drafts, objective.kl, objective.kl_estimator).to(rewards.dtype)
+            # Among equal rewards the cost would be all there is, and Eq. 28 blows up the least difference to full size.
+            rewards -= torch.where(told_apart, cost, 0.0)
         found = advantages(rewards, valid, [group[0].prompt.domain for group in groups], objective.advantage)
         samples = [replace(sample, advantage=value) for sample, value in zip(drafts, found.values[valid].tolist(), strict=True)]
         return samples, {
@@ -189,8 +195,7 @@ class PpoLearning(Learning):
     def learn(self, samples: list[Sample]) -> dict[str, float]:
         """One update of the policy and one of the critic."""
         batches = pack(samples, self.config.trainer.tokens_per_batch, self.critic.device)
-        found = learn(self.critic, batches, self.expectation)
-        return super().learn(samples) | {name: value for name, value in found.items() if isfinite(value)}
+        return self.session.learn(batches, self.expectation, CRITIC) | super().learn(samples)
 
 
 def _valid(groups: Groups) -> Tensor:

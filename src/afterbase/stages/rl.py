@@ -30,7 +30,7 @@ from afterbase.stages.asking import Asker, outcomes
 from afterbase.stages.check_rewards import refuse_bad_gold
 from afterbase.stages.held_out import NOTHING, HeldOut, open_questions
 from afterbase.stages.idle import refuse_what_does_nothing, remarks
-from afterbase.stages.learning import Clock, GrpoLearning, Learning, PpoLearning
+from afterbase.stages.learning import CRITIC, Clock, GrpoLearning, Learning, PpoLearning
 from afterbase.stages.rl_config import RlConfig
 from afterbase.stages.rl_metrics import loop_metrics, rollout_metrics
 from afterbase.stages.run import Run, StageKind
@@ -42,9 +42,6 @@ from afterbase.train.trainer import LocalTrainer
 
 SHOWN = {"train/reward/mean": "reward", "train/accuracy/mean": "accuracy", "eval/accuracy/mean": "held_out"}
 """Metrics that the progress bar and the summary show; a round whose verdicts all failed, or without evaluation, lacks them."""
-
-CRITIC = "critic"
-"""Where a checkpoint holds PPO's critic."""
 
 SUMMARY = (*SHOWN, "eval/accuracy/low", "eval/accuracy/high", "eval/questions/count")
 """Metrics of the last round that stand in done.json."""
@@ -129,8 +126,6 @@ class Loop:
             with session.run.progress(config.steps, "rl", session.step) as progress:
                 for step in range(session.step, config.steps):
                     metrics = await self.round(step)
-                    for sentence in self.watch.look(step, metrics):
-                        print(f"rl: {sentence}", file=sys.stderr)
                     progress.advance(1, **{shown: metrics[name] for name, shown in SHOWN.items() if name in metrics})
         finally:
             await self.close()
@@ -181,14 +176,20 @@ class Loop:
                 await self.stream.settle()
         self.prompts.observe(outcomes([*groups, *replaced]))
         metrics |= asked | self.prompts.metrics() | self.asker.judge.metrics()
+        self.log(step, groups, replaced, metrics, began)
+        self.session.save_if_due(self.state())
+        return metrics
+
+    def log(self, step: int, groups: Groups, replaced: Groups, metrics: dict[str, float], began: float) -> None:
+        """Write down what the round drew and what became of it; say what goes wrong."""
         run = self.session.run
         drawn = [(rollout, rollout.seed) for group in (*groups, *replaced) for rollout in group]
         write_rollouts(run.directory / "rollouts" / f"{step:06d}.jsonl", drawn)
         run.tracker.log(step, metrics)
         self.seconds["step"] = perf_counter() - began
         run.tracker.time(step, {f"time/{part}/seconds": spent for part, spent in self.seconds.items()})
-        self.session.save_if_due(self.state())
-        return metrics
+        for sentence in self.watch.look(step, metrics):
+            print(f"rl: {sentence}", file=sys.stderr)
 
     async def refilled(self, step: int, groups: Groups) -> tuple[Groups, Groups]:
         """The groups to learn from and those they replaced: groups without variance give way to fresh prompts, within the bound."""
@@ -257,7 +258,7 @@ def _critic(config: RlConfig, session: Session) -> Critic:
     """PPO's critic: fresh, or as the latest checkpoint holds it."""
     settings = config.critic, config.trainer, config.steps * config.updates, here().device
     critic = Critic.load(session.origin / CRITIC, *settings) if session.origin else Critic.start(config.model, *settings)
-    session.companions[CRITIC] = critic.write
+    session.companions[CRITIC] = critic
     return critic
 
 

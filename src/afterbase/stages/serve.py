@@ -13,7 +13,9 @@ from pathlib import Path
 
 from afterbase.engine.local import EngineConfig, LocalEngine
 from afterbase.errors import ConfigError, EngineError
+from afterbase.lineage import reading
 from afterbase.stages.session import load_pair
+from afterbase.stages.stopping import Stopping
 from afterbase.text.chat import TEMPLATES
 from afterbase.text.tokenizer import Tokenizer
 
@@ -54,9 +56,16 @@ def run_serve(settings: ServeSettings, listening: Callable[[str], None] = lambda
         import h11  # noqa: F401  an extra: training needs no server
     except ImportError:
         raise ConfigError(MISSING) from None
-    model, tokenizer = load_pair(settings.model)
-    engine = LocalEngine(model, settings.engine, tokenizer.decode)
-    asyncio.run(_serve(settings, engine, tokenizer, listening))
+    with Stopping():  # until the server itself listens for signals
+        model, tokenizer = load_pair(settings.model)
+        engine = LocalEngine(model, settings.engine, tokenizer.decode)
+        asyncio.run(_serve(settings, engine, tokenizer, listening))
+
+
+def read_key(path: Path) -> str:
+    """The API key in a file; in a file because everybody on a machine can read a command line."""
+    with reading(path):
+        return path.read_text(encoding="utf-8").strip()
 
 
 def check(settings: ServeSettings) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from afterbase.dist import here
 from afterbase.errors import CheckpointError, ConfigError, LearningError, Stopped
@@ -41,6 +42,26 @@ class Boundary:
     """Where every random generator stood."""
 
 
+class Companion(Protocol):
+    """A LocalTrainer that writes itself, such as PPO's critic."""
+
+    done: int
+    """Updates so far."""
+    skipped: int
+    """Updates in a row that were skipped."""
+    judged: list[Tensor]
+    """The losses of the latest update's batches."""
+
+    def forward_backward(self, batch: Batch, objective: Objective) -> dict[str, float]:
+        """Add one batch's gradient."""
+
+    def step(self) -> dict[str, float]:
+        """Apply the gradients."""
+
+    def write(self, directory: Path) -> None:
+        """Everything that it takes to go on."""
+
+
 @dataclass(eq=False)
 class Session:
     """Model, tokenizer and trainer of one run, at update number `trainer.done`."""
@@ -59,8 +80,8 @@ class Session:
     """Optimizer updates in one step of the run's log."""
     origin: Path | None = None
     """The checkpoint that this process goes on from; None in a fresh run."""
-    companions: dict[str, Callable[[Path], None]] = field(default_factory=dict)
-    """What writes the other models of a checkpoint, each into a directory of this name in it."""
+    companions: dict[str, Companion] = field(default_factory=dict)
+    """Other models that learn beside this one, each written into a directory of this name in every checkpoint."""
 
     @classmethod
     def start(
@@ -126,16 +147,18 @@ class Session:
         """The model's context length in tokens."""
         return self.model.config.max_position_embeddings
 
-    def learn(self, batches: Sequence[Batch], objective: Objective) -> dict[str, float]:
-        """One optimizer update over its batches; metrics that are shares of the update add up.
+    def learn(self, batches: Sequence[Batch], objective: Objective, companion: str = "") -> dict[str, float]:
+        """One optimizer update of the model, or of a companion, over its batches; metrics that are shares of the update add up.
 
         An update that was skipped keeps its batches in bad_batches/, and of its metrics those that are numbers.
         """
-        update = self.trainer.done
-        metrics = learn(self.trainer, batches, objective)
-        if not self.trainer.skipped:
+        trainer = self.companions[companion] if companion else self.trainer
+        update = trainer.done
+        metrics = learn(trainer, batches, objective)
+        if not trainer.skipped:
             return metrics
-        keep_bad_batches(self.run.directory / BAD, update, batches, self.trainer.judged, metrics["train/gradient/norm"])
+        (norm,) = (value for name, value in metrics.items() if name.endswith("gradient/norm"))
+        keep_bad_batches(self.run.directory / BAD / companion, update, batches, trainer.judged, norm)
         return {name: value for name, value in metrics.items() if isfinite(value)}
 
     def keep_best(self, metrics: Mapping[str, float]) -> None:
@@ -175,8 +198,8 @@ class Session:
     def write_all(self, directory: Path) -> None:
         """The model, its tokenizer and its companions."""
         self.write(directory)
-        for name, write in self.companions.items():
-            write(directory / name)
+        for name, companion in self.companions.items():
+            companion.write(directory / name)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the final checkpoint, drop the others but the best, and say that the run is done."""
@@ -191,10 +214,12 @@ class Session:
             self.checkpoints.save(at.done, self.write_all, state)
 
     def _stop_when_nothing_is_learned(self) -> None:
-        row = self.trainer.skipped
+        trainers = self.trainer, *self.companions.values()
+        row = max(trainer.skipped for trainer in trainers)
         if row < IN_A_ROW:
             return
-        self.trainer.skipped = 0  # the same command goes on, and may fail as often again
+        for trainer in trainers:
+            trainer.skipped = 0  # the same command goes on, and may fail as often again
         self._save()
         raise LearningError(
             f"{row} updates in a row were skipped because their loss or gradient was not finite; the state is saved in "
@@ -234,7 +259,7 @@ def check_pair(model: Transformer, tokenizer: Tokenizer, directory: Path) -> Non
         )
 
 
-def learn(trainer: LocalTrainer, batches: Sequence[Batch], objective: Objective) -> dict[str, float]:
+def learn(trainer: LocalTrainer | Companion, batches: Sequence[Batch], objective: Objective) -> dict[str, float]:
     """One optimizer step over its batches; metrics that are shares of the step add up, and of those in /max the most counts."""
     metrics: dict[str, float] = {}
     for batch in batches:

@@ -1,5 +1,7 @@
 """Attention of one new token per row over the slot cache: head norms, rotation, cache write and softmax in one kernel.
 
+`remember` is the part of it that prompts need, whose attention is FlashAttention's.
+
 The query heads that share a key head are one matrix, so a row's memory is read once. Each row is read up to its own length, which stays
 on the device. Where rows are few, several programs share a row and a second kernel joins their parts.
 """
@@ -105,6 +107,26 @@ def _join(parts, peaks, sums, mixed, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
     tl.store(mixed + head * WIDTH + width, out.to(mixed.dtype.element_ty))
 
 
+@triton.jit
+def _remember(
+    qkv, q_weight, k_weight, cos, sin, rows, positions, turned, keys, values, eps, room,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, PADDED: tl.constexpr, KV_PADDED: tl.constexpr, WIDTH: tl.constexpr, NORM: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    row, position = tl.load(rows + token), tl.load(positions + token)
+    here, there = qkv + token * (HEADS + 2 * KV_HEADS) * WIDTH, turned + token * (HEADS + KV_HEADS) * WIDTH
+    width, member, head = tl.arange(0, WIDTH), tl.arange(0, PADDED), tl.arange(0, KV_PADDED)
+    queries = _turned(here, member * WIDTH, member < HEADS, q_weight, cos, sin, position, eps, NORM, WIDTH)
+    tl.store(there + member[:, None] * WIDTH + width[None, :], queries, mask=member[:, None] < HEADS)
+    inside = head[:, None] < KV_HEADS
+    key = _turned(here, (HEADS + head) * WIDTH, head < KV_HEADS, k_weight, cos, sin, position, eps, NORM, WIDTH)
+    value = tl.load(here + (HEADS + KV_HEADS + head)[:, None] * WIDTH + width[None, :], mask=inside, other=0.0)
+    place = ((row * KV_HEADS + head[:, None]) * room + position) * WIDTH + width[None, :]
+    tl.store(there + (HEADS + head)[:, None] * WIDTH + width[None, :], key, mask=inside)
+    tl.store(keys + place, key, mask=inside)
+    tl.store(values + place, value, mask=inside)
+
+
 @dataclass(frozen=True, slots=True)
 class Heads:
     """The shape of a model's attention, and the constants that go with it."""
@@ -149,6 +171,25 @@ def decode_attention(
         if splits > 1:
             _join[(rows * heads.queries,)](parts, peaks, sums, mixed, heads.width, splits, num_warps=1)
     return mixed
+
+
+def remember(
+    qkv: Float[Tensor, "T out"],
+    norms: tuple[Tensor, Tensor] | None,
+    heads: Heads,
+    rows: Int[Tensor, "T"],
+    positions: Int[Tensor, "T"],
+    memories: tuple[Float[Tensor, "rows hk room d"], Float[Tensor, "rows hk room d"]],
+) -> Float[Tensor, "T heads d"]:
+    """Write a prompt's keys and values into the memory; returns the rotated queries and keys."""
+    turned = qkv.new_empty(len(qkv), heads.queries + heads.keys, heads.width)
+    padded = triton.next_power_of_2(heads.queries), triton.next_power_of_2(heads.keys)
+    with on(qkv):
+        _remember[(len(qkv),)](
+            qkv, *(norms or (heads.cos, heads.cos)), heads.cos, heads.sin, rows, positions, turned, *memories, heads.eps,
+            memories[0].shape[2], heads.queries, heads.keys, *padded, heads.width, norms is not None, num_warps=4,
+        )  # fmt: skip
+    return turned
 
 
 def parts_of(programs: int) -> int:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from afterbase.engine.cuda.attention import Heads, decode_attention
+from afterbase.engine.cuda.attention import Heads, decode_attention, remember
 from afterbase.engine.cuda.draw import drawn, record
 from afterbase.engine.rows import IDLE, Rows
 from afterbase.engine.runner import FusedLayer, is_plain
@@ -22,11 +22,14 @@ from afterbase.model.attend import attend
 from afterbase.model.cache import Cache, CacheStep
 from afterbase.model.cuda import layers, vocabulary
 from afterbase.model.cuda.launch import on
-from afterbase.model.gqa import GQA
 from afterbase.model.norm import RMSNorm
 from afterbase.model.transformer import Transformer
 from afterbase.segments import Segments
 
+Norms = tuple[Tensor, Tensor] | None
+"""The weights of the query and key norms, where a model has them."""
+Attend = Callable[[Tensor, Norms, tuple[Tensor, Tensor]], Tensor]
+"""A layer's attention of this pass: its stacked projections, head norms and memory in, the heads' mixtures out."""
 LADDER, RUNG = (1, 8, 32, 64), 64
 """Batch sizes that have graphs, then multiples of RUNG: a step of 8 rows takes as long as one of 1, and each graph costs memory."""
 WIDTHS = (16, 32, 64, 128, 256)
@@ -81,17 +84,15 @@ class GraphRunner:
 
     def prefill(self, tokens: Int[Tensor, "T"], segments: Segments, step: CacheStep) -> Float[Tensor, "S V"]:
         """Read whole prompts into the cache; logits of what follows each."""
-        config = self.model.config
-        widths = config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads
-        rotation = self.model.rotary(segments.positions)
+        self._take(step.cache)
+        queries, width = self.heads.queries, self.heads.width
 
-        def attended(qkv: Tensor, attention: GQA, index: int) -> Tensor:
-            queries, keys, values = qkv.unflatten(1, (-1, config.head_dim)).split(widths, dim=1)
-            queries, keys = rotation(attention.q_norm(queries)), rotation(attention.k_norm(keys))
-            step.layer(index).write(keys, values)
-            return attend(queries, keys, values, segments, config.head_dim**-0.5).flatten(1)
+        def attended(qkv: Tensor, norms: Norms, memories: tuple[Tensor, Tensor]) -> Tensor:
+            turned = remember(qkv, norms, self.heads, step.rows, step.positions, memories)
+            values = qkv.unflatten(1, (-1, width))[:, turned.shape[1] :]
+            return attend(turned[:, :queries], turned[:, queries:], values, segments, width**-0.5).flatten(1)
 
-        hidden = self._through(tokens, attended)
+        hidden = self._through(tokens, step.cache, attended)
         return self.logits(hidden[segments.starts[1:].long() - 1])
 
     def decode(self, tokens: Int[Tensor, "n"], segments: Segments, step: CacheStep) -> Float[Tensor, "n V"]:
@@ -108,20 +109,21 @@ class GraphRunner:
     def _logits(self, tokens: Int[Tensor, "n"], lengths: Int[Tensor, "n"], done: Int[Tensor, "n"], cache: Cache) -> Float[Tensor, "n V"]:
         """The head's output after one token for each of the first rows of the cache."""
 
-        def attended(qkv: Tensor, attention: GQA, index: int) -> Tensor:
-            norms = (attention.q_norm.weight, attention.k_norm.weight) if self.model.config.qk_norm else None
-            return decode_attention(qkv, norms, self.heads, lengths, done, cache.layers[index])
+        def attended(qkv: Tensor, norms: Norms, memories: tuple[Tensor, Tensor]) -> Tensor:
+            return decode_attention(qkv, norms, self.heads, lengths, done, memories)
 
-        return self.logits(self._through(tokens, attended))
+        return self.logits(self._through(tokens, cache, attended))
 
-    def _through(self, tokens: Int[Tensor, "T"], attended: Callable[[Tensor, GQA, int], Tensor]) -> Float[Tensor, "T d"]:
-        """The final hidden states; `attended` makes a layer's stacked projections into its heads' mixtures."""
+    def _through(self, tokens: Int[Tensor, "T"], cache: Cache, attended: Attend) -> Float[Tensor, "T d"]:
+        """The final hidden states."""
         with torch.autocast(tokens.device.type, enabled=False):
             trunk = self.model.model
             hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight), None
-            for index, (block, layer) in enumerate(zip(trunk.layers, self.layers, strict=True)):
+            for block, layer, memories in zip(trunk.layers, self.layers, cache.layers, strict=True):
+                attention = block.self_attn
+                norms = (attention.q_norm.weight, attention.k_norm.weight) if self.model.config.qk_norm else None
                 qkv = F.linear(self._add(hidden, delta, block.input_layernorm), layer.qkv, layer.qkv_bias)
-                delta = F.linear(attended(qkv, block.self_attn, index), layer.out)
+                delta = F.linear(attended(qkv, norms, memories), layer.out)
                 both = F.linear(self._add(hidden, delta, block.post_attention_layernorm), layer.gate_up)
                 delta = F.linear(self._gated(*both.chunk(2, dim=1)), layer.down)
             return self._add(hidden, delta, trunk.norm)

@@ -1,0 +1,103 @@
+"""A file of questions answered: every row once, in order, whatever kills the work in between."""
+
+import asyncio
+import json
+
+import pytest
+
+from afterbase.engine.draw import row_key
+from afterbase.engine.local import EngineConfig, LocalEngine
+from afterbase.records import Message, Sampling
+from afterbase.stages.session import load_pair
+from afterbase.text.chat import render
+
+ROWS = [
+    {"id": "a", "prompt": "What is 12 + 30?"},
+    {"question": "How many apples?", "answer": "8"},
+    {"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}], "level": 3},
+    {"prompt_token_ids": [3, 4, 5]},
+]
+
+
+@pytest.fixture
+def asked(rows, tmp_path, dense, command):
+    """Answers a file; gives (exit code, standard error, the lines of the file of answers)."""
+    out = tmp_path / "answers.jsonl"
+
+    def ask(*lines, options=("--max-tokens", "9", "--n", "2", "--rows", "4")):
+        result = command("generate", dense, "--in", rows(*(lines or ROWS), name="in.jsonl"), "--out", out, *options)
+        written = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+        return result[0], result[2], written
+
+    ask.out = out
+    return ask
+
+
+def test_every_row_comes_back_with_its_answers_in_order(asked, dense):
+    code, err, lines = asked(options=("--max-tokens", "9", "--n", "2", "--tokens", "--temperature", "1", "--seed", "4"))
+    assert code == 0 and "answered 4/4" in err and "tokens/s" in err
+    assert [{key: line[key] for key in row} for line, row in zip(lines, ROWS, strict=True)] == ROWS
+    model, tokenizer = load_pair(dense)
+    engine = LocalEngine(model, EngineConfig(), tokenizer.decode)
+    prompt = render(tokenizer, [Message("user", "How many apples?")], answering=True)
+    sampling = Sampling(1.0, max_tokens=9, seed=row_key(4, 1), stop_ids=tokenizer.stop_ids)
+    drawn = asyncio.run(engine.generate(prompt, sampling, 2))
+    assert lines[1]["prompt_token_ids"] == prompt
+    assert [tuple(answer["token_ids"]) for answer in lines[1]["answers"]] == [one.tokens for one in drawn]
+    assert [answer["text"] for answer in lines[1]["answers"]] == [tokenizer.decode(one.tokens) for one in drawn]
+    assert lines[3]["prompt_token_ids"] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_killed_and_resumed_is_never_killed(asked, monkeypatch, kept):
+    assert asked()[0] == 0
+    whole = asked.out.read_text()
+    lines = whole.splitlines(keepends=True)
+    asked.out.write_text("".join(reversed(lines[:kept])) + lines[kept][:30])
+    seen, generate = [], LocalEngine.generate
+    monkeypatch.setattr(LocalEngine, "generate", lambda self, *given: seen.append(given) or generate(self, *given))
+    assert asked()[0] == 0 and asked.out.read_text() == whole and len(seen) == 4 - kept
+    assert asked()[0] == 0 and len(seen) == 4 - kept
+
+
+def test_rows_that_are_added_are_answered_and_the_others_kept(asked):
+    first = asked(*ROWS[:2])[2]
+    assert asked(*ROWS)[2][:2] == first
+
+
+def test_a_failing_row_is_told_in_its_line_and_the_others_go_on(asked):
+    bad = [
+        {"prompt": "How many apples? " * 200},
+        {"prompt_token_ids": [10**6]},
+        {"prompt": 5},
+        {"messages": [{"role": "wizard"}]},
+        {"prompt": "\ud800"},
+    ]
+    code, err, lines = asked(*bad, ROWS[0])
+    assert code == 1 and "5 questions could not be answered" in err
+    said = ["leaves no room in the context of 256", "give a list of token ids", "give a text", "a message is", "half a character"]
+    assert all(word in line["error"] for word, line in zip(said, lines, strict=False)) and len(lines[5]["answers"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [(["{"], "line 1: not valid JSON"), ([[1]], "a row is an object with one of"), ([{"text": "x"}], "a row is an object with one of")],
+)
+def test_a_file_without_questions_is_refused_whole(asked, lines, said):
+    code, err, written = asked(*lines)
+    assert code == 2 and said in err and written == []
+
+
+def test_answers_by_other_settings_are_never_mixed_in(asked):
+    asked()
+    code, err, _ = asked(options=("--max-tokens", "8"))
+    assert code == 2 and "by other settings" in err and "give another --out" in err
+    asked.out.write_text("my diary\n")
+    assert asked()[0] == 2 and asked.out.read_text() == "my diary\n"
+
+
+def test_what_does_not_go_together_is_told(dense, command, rows, tmp_path):
+    page = rows(*ROWS)
+    for options in ([], ["Hi", "--in", page, "--out", tmp_path / "o"], ["--in", page], ["Hi", "--out", tmp_path / "o"]):
+        assert "give either a question, or --in FILE and --out FILE" in command("generate", dense, *options)[2]
+    assert "is the file of questions itself" in command("generate", dense, "--in", page, "--out", page)[2]
