@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import torch
 
-from afterbase.engine.rows import Group, Rows
+from afterbase.engine.rows import IDLE, Group, Rows
 from afterbase.records import Completion, Sampling
 
 VOCABULARY = 300
@@ -163,3 +163,11 @@ def test_bursts_count_down_to_the_longest_limit():
     driver = Driver()
     driver.ask(range(50), max_tokens=21)
     assert [driver.rows.burst(16) for _ in range(2)] == [16, 4]
+
+
+def test_a_device_passes_over_rows_that_were_dropped():
+    driver = Driver(rows=4)
+    groups = [driver.ask(range(50)) for _ in range(3)]
+    assert driver.rows.drop() == groups and driver.rows.running == 0
+    driver.ask(range(50))
+    assert driver.rows.done.tolist() == [0, IDLE, IDLE, IDLE]

@@ -92,8 +92,14 @@ def test_answers_by_other_settings_are_never_mixed_in(asked):
     asked()
     code, err, _ = asked(options=("--max-tokens", "8"))
     assert code == 2 and "by other settings" in err and "give another --out" in err
-    asked.out.write_text("my diary\n")
-    assert asked()[0] == 2 and asked.out.read_text() == "my diary\n"
+
+
+@pytest.mark.parametrize("text", ["my diary\n", "my diary", "{}", '{"a": 1}\n', "{\n}\n"])
+def test_a_file_that_is_no_file_of_answers_is_left_alone(dense, command, rows, tmp_path, text):
+    diary = tmp_path / "diary"
+    diary.write_text(text)
+    code, _, err = command("generate", dense, "--in", rows(*ROWS), "--out", diary)
+    assert code == 2 and "holds answers to other questions" in err and diary.read_text() == text
 
 
 def test_what_does_not_go_together_is_told(dense, command, rows, tmp_path):

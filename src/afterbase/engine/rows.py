@@ -103,7 +103,7 @@ class Rows:
             (self.stop_ids, [[*sampling.stop_ids, *[-1] * (width - len(sampling.stop_ids))] for sampling in samplings]),
         ):
             state[part] = torch.tensor(values, dtype=state.dtype, device=self.device)
-        self.counts[part], self.done[part] = 0, 0
+        self.counts[part], self.done[part], self.done[part.stop :] = 0, 0, IDLE
         self.running = len(self.owners)
         self.watched = any(group.watch for group, _ in self.owners)
         self.listening = any(group.sampling.stop for group, _ in self.owners)
@@ -155,10 +155,9 @@ class Rows:
         return self._end(part, self.done[part] == STOPPED, self.done[part] == FULL, version)
 
     def drop(self) -> list[Group]:
-        """Forget every running request; returns their groups."""
+        """Forget every running request, without the device, which may be what failed; returns their groups."""
         groups = list({id(group): group for group, _ in self.owners}.values())
-        self._leave(0)
-        self.owners, self.running, self.fresh = [], 0, 0
+        self.owners, self.running, self.fresh, self.knobs, self.left = [], 0, 0, None, None
         return groups
 
     def _leave(self, left: int) -> None:

@@ -165,24 +165,29 @@ def _kept(out: Path, questions: Sequence[Question]) -> dict[int, str]:
     """The lines of questions that are answered already, by number; a line that a kill cut off is taken out of the file."""
     if not out.exists():
         return {}
-    data = out.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        with storing(out):
-            os.truncate(out, end)
+    *whole, half = out.read_bytes().split(b"\n")
     numbers, lines = {question.mark: question.number for question in questions}, {}
-    for line in data[:end].decode(errors="replace").split("\n")[:-1]:
+    for line in [*whole, half] if _is_json(half) else whole:
         number = numbers.get(_mark(line))
         if number is None:
             raise ConfigError(
                 f"{out} holds answers to other questions, of another model or by other settings, such as {line[:60]!r}; "
                 "give another --out, or remove it"
             )
-        lines[number] = line + "\n"
+        lines[number] = line.decode() + "\n"
+    if half:
+        lines.pop(numbers.get(_mark(half)), None)
+        with storing(out):
+            os.truncate(out, out.stat().st_size - len(half))
     return lines
 
 
-def _mark(line: str) -> str | None:
+def _is_json(text: bytes) -> bool:
+    """Whether this is no line of ours that was cut off, but somebody's whole text."""
+    return bool(text) and (not text.startswith(b"{") or _mark(text) is not None or text.endswith(b"}"))
+
+
+def _mark(line: bytes) -> str | None:
     try:
         row = json.loads(line)
     except ValueError:
