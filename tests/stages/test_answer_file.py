@@ -48,12 +48,13 @@ def test_every_row_comes_back_with_its_answers_in_order(asked, dense):
     assert lines[3]["prompt_token_ids"] == [3, 4, 5]
 
 
-@pytest.mark.parametrize("kept", [0, 1, 3])
-def test_killed_and_resumed_is_never_killed(asked, monkeypatch, kept):
+@pytest.mark.parametrize(("kept", "cut"), [(0, 1), (1, 30), (3, -30), (1, -2), (2, "}"), (2, None)])
+def test_killed_and_resumed_is_never_killed(asked, monkeypatch, kept, cut):
     assert asked()[0] == 0
     whole = asked.out.read_text()
     lines = whole.splitlines(keepends=True)
-    asked.out.write_text("".join(reversed(lines[:kept])) + lines[kept][:30])
+    cut = lines[kept].index("}") + 1 if cut == "}" else 0 if cut is None else cut
+    asked.out.write_text("".join(reversed(lines[:kept])) + lines[kept][:cut])
     seen, generate = [], LocalEngine.generate
     monkeypatch.setattr(LocalEngine, "generate", lambda self, *given: seen.append(given) or generate(self, *given))
     assert asked()[0] == 0 and asked.out.read_text() == whole and len(seen) == 4 - kept

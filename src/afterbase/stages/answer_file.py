@@ -167,8 +167,9 @@ def _kept(out: Path, questions: Sequence[Question]) -> dict[int, str]:
         return {}
     *whole, half = out.read_bytes().split(b"\n")
     numbers, lines = {question.mark: question.number for question in questions}, {}
-    for line in [*whole, half] if _is_json(half) else whole:
-        number = numbers.get(_mark(line))
+    cut_off = half.startswith(b"{") and _row(half) is None
+    for line in whole if cut_off or not half else [*whole, half]:  # a last line that no kill explains is somebody else's
+        number = numbers.get(str((_row(line) or {}).get("mark")))
         if number is None:
             raise ConfigError(
                 f"{out} holds answers to other questions, of another model or by other settings, such as {line[:60]!r}; "
@@ -176,20 +177,15 @@ def _kept(out: Path, questions: Sequence[Question]) -> dict[int, str]:
             )
         lines[number] = line.decode() + "\n"
     if half:
-        lines.pop(numbers.get(_mark(half)), None)
         with storing(out):
             os.truncate(out, out.stat().st_size - len(half))
     return lines
 
 
-def _is_json(text: bytes) -> bool:
-    """Whether this is no line of ours that was cut off, but somebody's whole text."""
-    return bool(text) and (not text.startswith(b"{") or _mark(text) is not None or text.endswith(b"}"))
-
-
-def _mark(line: bytes) -> str | None:
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The JSON object in a line, None when there is none."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return row.get("mark") if isinstance(row, dict) else None
+    return row if isinstance(row, dict) else None
