@@ -86,7 +86,7 @@ async def one_side(chosen: argparse.Namespace, side: str, start: str) -> dict:
         "model": start, "template": "plain", "steps": chosen.rounds + 1, "prompts_per_step": chosen.prompts, "group": chosen.group,
         "prompts": [{"kind": "procedural", "generator": "facts"}], "sampling": {"max_tokens": chosen.tokens},
         "rewards": {"domains": {"default": [{"kind": "function", "path": "cpu:rewards"}]}},
-        "objective": {"kind": side, "kl": 1e-3}, "critic": {"optim": STEADY}, "saving": {"every": 1000},
+        "objective": {"kind": side, "kl": 1e-3}, **({"critic": {"optim": STEADY}} if side == "ppo" else {}), "saving": {"every": 1000},
         "engine": {"rows": chosen.prompts * chosen.group, "precision": chosen.precision},
         "trainer": {"precision": chosen.precision, "tokens_per_batch": chosen.budget, "optim": STEADY},
     }  # fmt: skip

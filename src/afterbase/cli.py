@@ -225,6 +225,8 @@ def generate(
 
     if (prompt is None) == (source is None) or (source is None) != (out is None):
         raise ConfigError("give either a question, or --in FILE and --out FILE")
+    if prompt is not None and (n > 1 or tokens):
+        raise ConfigError("--n and --tokens are for a file of questions; give it with --in FILE and --out FILE")
     if top_p == 0:
         raise ConfigError("--top-p 0 keeps no token at all; give a number above 0, or --temperature 0 for the most probable token")
     if source and out:

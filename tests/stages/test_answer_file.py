@@ -107,4 +107,5 @@ def test_what_does_not_go_together_is_told(dense, command, rows, tmp_path):
     page = rows(*ROWS)
     for options in ([], ["Hi", "--in", page, "--out", tmp_path / "o"], ["--in", page], ["Hi", "--out", tmp_path / "o"]):
         assert "give either a question, or --in FILE and --out FILE" in command("generate", dense, *options)[2]
+    assert "--n and --tokens are for a file" in command("generate", dense, "Hi", "--n", "2")[2]
     assert "is the file of questions itself" in command("generate", dense, "--in", page, "--out", page)[2]

@@ -33,8 +33,6 @@ def run_generate(
     show_thought: bool,
 ) -> None:
     """Answer one prompt on standard output."""
-    if top_p == 0:
-        raise ConfigError("--top-p 0 keeps no token at all; give a number above 0, or --temperature 0 for the most probable token")
     talker = Talker.open(model, template)
     sampling = Sampling(temperature, top_p, top_k, max_tokens, seed=seed)
     talker.answer((Message("user", prompt),), sampling, show_thought)

@@ -67,10 +67,13 @@ def serving(letters) -> Callable:
     """`with serving(rows=2, queue=1) as running: ...`; `engine` makes another kind of engine."""
 
     @contextmanager
-    def run(rows=8, queue=64, context=256, limits=None, engine=LocalEngine, tokenizer=letters, **served) -> Iterator[Running]:
+    def run(
+        rows=8, queue=64, context=256, limits=None, engine=LocalEngine, device="cpu", precision="float32", **served
+    ) -> Iterator[Running]:
         config = ModelConfig.from_hf({**SHAPE, "vocab_size": letters.vocab_size + 3, "max_position_embeddings": 4096})
-        made = engine(Transformer(config).initialize(0), EngineConfig(rows=rows, context=context), tokenizer.decode)
-        running = Running(made, tokenizer, queue, limits or Limits(), **served)
+        model = Transformer(config).initialize(0).to(device)
+        made = engine(model, EngineConfig(rows=rows, context=context, precision=precision), letters.decode)
+        running = Running(made, letters, queue, limits or Limits(), **served)
         running.start()
         try:
             yield running

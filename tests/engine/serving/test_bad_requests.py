@@ -46,6 +46,8 @@ def others_go_on(running):
     ("changes", "said"),
     [
         ({"prompt": "How many apples? " * 100}, "do not fit into the context of 256"),
+        ({"prompt": "x" * 5_000_000}, "a text of 5000000 letters does not fit"),
+        ({"prompt": [[1]] * 73}, "this server takes at most 72"),
         ({"prompt": [1] * 256}, "do not fit into the context of 256"),
         ({"max_tokens": 255}, "do not fit into the context of 256"),
         ({"max_tokens": 10**30}, "do not fit into the context of 256"),
@@ -165,16 +167,15 @@ def test_without_a_key_only_names_of_this_machine_are_answered(serving):
 @pytest.mark.parametrize(
     ("data", "status"),
     [
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello over TLS\r\n\r\n", None),
-        (b"GET / HTTP/1.1\r\n\r\n", None),
-        (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n", None),
-        (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", None),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello over TLS\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n", 431),
+        (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
         (b"GET /v1/models HTTP/1.0\r\nAuthorization: Bearer secret\r\n\r\n", 200),
     ],
 )
-def test_what_is_no_http_gets_no_answer(running, data, status):
-    said = raw(running, data)
-    assert said == b"" if status is None else b" %d " % status in said
+def test_what_is_no_http_is_told_so_and_hung_up_on(running, data, status):
+    assert raw(running, data).startswith(b"HTTP/1.1 %d " % status)
 
 
 def test_a_line_serves_requests_one_after_the_other(running):
@@ -199,6 +200,15 @@ def test_those_who_dawdle_are_hung_up_on(serving):
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\n"
     with serving(limits=limits) as server:
         assert raw(server, b"") == raw(server, b"GET /v1/mod") == raw(server, head + b"Content-Length: 9\r\n\r\n{") == b""
+
+
+def test_a_body_in_chunks_is_read_and_has_the_same_limit(serving):
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\n"
+    head += b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with serving(limits=Limits(body=100)) as server:
+        for size, status in ((40, 200), (101, 413)):
+            body = json.dumps(TEXT).encode().ljust(size)
+            assert b" %d " % status in raw(server, head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
 
 
 def test_there_are_only_so_many_lines(serving):

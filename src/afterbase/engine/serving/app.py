@@ -22,6 +22,8 @@ from afterbase.text.tokenizer import Tokenizer
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """Names of this machine for itself."""
+LETTERS = 64
+"""More to a token than any vocabulary has on average."""
 TAIL = 16
 """Tokens at the end of a prompt in which a thought may have been opened."""
 
@@ -102,12 +104,18 @@ class Api:
 
     async def _complete(self, request: Request, out: Connection) -> None:
         body = self._read(CompletionBody, request)
-        prompts = await asyncio.to_thread(self._encoded, prompts_of(body))
+        asked = prompts_of(body)
+        self.desk.check(len(asked) * body.n)
+        self._check_length(max(map(len, asked)), "prompt")
+        prompts = await asyncio.to_thread(self._encoded, asked)
         await self._answer(Asked(body, Completions, prompts, self._samplings(body, prompts)), out)
 
     async def _chat(self, request: Request, out: Connection) -> None:
         body = self._read(ChatBody, request)
-        prompt, opened = await asyncio.to_thread(self._laid_out, messages_of(body))
+        messages = messages_of(body)
+        self.desk.check(body.n)
+        self._check_length(sum(len(message["content"]) for message in messages), "messages")
+        prompt, opened = await asyncio.to_thread(self._laid_out, messages)
         hidden = self.served.hide_thought or not body.include_reasoning
         await self._answer(Asked(body, Chats, [prompt], self._samplings(body, [prompt]), opened, hidden), out)
 
@@ -120,6 +128,12 @@ class Api:
             said = f"there is no model {body.model[:100]!r} here; it is {self.served.name!r}"
             raise Refusal(404, said, "model_not_found", "model")
         return body
+
+    def _check_length(self, length: int, param: str) -> None:
+        """Before time is spent on a text that cannot fit."""
+        if length > LETTERS * self.desk.engine.room:
+            said = f"a text of {length} letters does not fit into the context of {self.desk.engine.room} tokens; shorten it"
+            raise Refusal(400, said, "context_length_exceeded", param)
 
     def _encoded(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
         """The prompts' tokens; a text begins as the model's texts do."""

@@ -35,11 +35,14 @@ class Desk:
         await asyncio.to_thread(self.thread.join)
         self.loop.close()
 
-    @contextmanager
-    def place(self, answers: int) -> Iterator[None]:
-        """Places for that many answers, running or waiting; Refusal when there are not as many."""
+    def check(self, answers: int) -> None:
+        """Refusal for more answers at once than there will ever be places."""
         if answers > self.most:
             raise Refusal(400, f"{answers} answers were asked for at once; this server takes at most {self.most}")
+
+    @contextmanager
+    def place(self, answers: int) -> Iterator[None]:
+        """Places for that many answers, running or waiting; Refusal when there are not as many just now."""
         if self.held + answers > self.most:
             raise Refusal(429, f"{self.held} answers are running or waiting, of at most {self.most}; try again soon", "queue_full")
         self.held += answers
@@ -50,13 +53,17 @@ class Desk:
 
     async def ask(self, prompt: Sequence[int], sampling: Sampling, n: int, heard: Callable[[int], None] | None = None) -> list[Completion]:
         """n answers; `heard` is told the first one's tokens as they are drawn. Cancelling it frees their rows."""
-        home, sampling = asyncio.get_running_loop(), replace(sampling)  # one of its own: its rows are known by it
+        home = asyncio.get_running_loop()
         watch = (lambda token: home.call_soon_threadsafe(heard, token)) if heard else None
-        asked = asyncio.run_coroutine_threadsafe(self.engine.generate(prompt, sampling, n, watch), self.loop)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._asked(prompt, sampling, n, watch), self.loop))
+
+    async def _asked(self, prompt: Sequence[int], sampling: Sampling, n: int, watch: Callable[[int], None] | None) -> list[Completion]:
+        """The same where the engine steps."""
+        sampling = replace(sampling)  # one of its own: its rows are known by it
         try:
-            return await asyncio.wrap_future(asked)
+            return await self.engine.generate(prompt, sampling, n, watch)
         except asyncio.CancelledError:
-            self.loop.call_soon_threadsafe(self._withdraw, sampling)
+            self._withdraw(sampling)
             raise
 
     @torch.inference_mode()

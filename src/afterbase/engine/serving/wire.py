@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import h11
 
@@ -120,8 +121,11 @@ class Connection:
         """Requests until one side has had enough."""
         patience = self.limits.head_seconds
         while not self.server.closing:
-            async with asyncio.timeout(patience):
-                head = await self._event()
+            try:
+                async with asyncio.timeout(patience):
+                    head = await self._event()
+            except h11.RemoteProtocolError as error:
+                return await self._refuse(Refusal(error.error_status_hint, "this is no HTTP/1.1 request"))
             if not isinstance(head, h11.Request):
                 return
             self.busy = True
@@ -185,7 +189,7 @@ class Connection:
     async def _request(self, head: h11.Request) -> Request:
         """The whole request, if its head is let in and its body is not too large."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
-        path = head.target.decode("latin-1").partition("?")[0]
+        path = unquote(head.target.decode("latin-1").partition("?")[0])
         request = Request(head.method.decode("latin-1"), path, headers, b"")
         self.server.admit(request)
         self._check_size(int(headers.get("content-length", 0)))
