@@ -51,7 +51,11 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How one completion is drawn, e.g. Sampling(temperature=1.0, max_tokens=64, seed=7)."""
+    """How one completion is drawn, e.g. Sampling(temperature=1.0, max_tokens=64, seed=7).
+
+    Each token's logits go, in this order, through the repetition penalty, the frequency and presence penalties, the bias, `min_tokens`, the
+    temperature, top-k and min-p, and of what these keep through top-p. Then one is drawn, or at temperature 0 the best one taken.
+    """
 
     temperature: float = 1.0
     """Divides the logits; 0 is greedy."""
@@ -67,6 +71,39 @@ class Sampling:
     """Token ids that end the completion, the end-of-sequence token among them."""
     seed: int = 0
     """Fixes the draw of this request, whatever shares its batch; sample i of n uses its own stream of this seed."""
+    min_p: float = 0.0
+    """Keep the tokens that are at least this share as probable as the most probable one; 0 keeps all."""
+    repetition_penalty: float = 1.0
+    """Divides positive logits, and multiplies negative ones, of every token that stands in the prompt or the answer so far [CTRL]; 1
+    changes nothing."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of every token that stands in the answer so far, once [OpenAI]."""
+    frequency_penalty: float = 0.0
+    """Taken off the logit of every token as often as it stands in the answer so far [OpenAI]."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, number) pairs; the number is added to the token's logit: at common temperatures -100 bans it and 100 lets nothing else."""
+    min_tokens: int = 0
+    """Among the first so many new tokens no stop id is drawn, and no stop string ends the completion; max_tokens and the context still do."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether some tokens are cut off for being improbable."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
+    @property
+    def penalised(self) -> bool:
+        """Whether what was said before matters beyond the model itself."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+    @property
+    def steered(self) -> bool:
+        """Whether logits are changed before the temperature divides them."""
+        return self.penalised or bool(self.logit_bias) or (self.min_tokens > 0 and bool(self.stop_ids))
+
+    @property
+    def whole(self) -> bool:
+        """Whether tokens are drawn from the full distribution at the temperature, so that their two log-probabilities are one."""
+        return self.temperature > 0 and not self.truncated and not self.steered
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +113,11 @@ class Completion:
     tokens: tuple[int, ...]
     """The new tokens, a stop id included; in a rollout of several turns everything after the prompt, what tools and users said too."""
     logprobs: tuple[float, ...]
-    """Each token's log-probability under the full distribution at the sampling temperature: what the trainer will recompute. 0 for
-    tokens that are not the model's own."""
+    """Each token's log-probability under the full distribution at the sampling temperature (greedy: at 1), as the model has it, before any
+    penalty, bias, `min_tokens` or truncation: what the trainer will recompute. 0 for tokens that are not the model's own."""
     sampled_logprobs: tuple[float, ...]
-    """Each token's log-probability under the truncated distribution it was really drawn from (top-p, top-k)."""
+    """Each token's log-probability under the distribution that it was really drawn from, with penalties, bias, `min_tokens` and truncation
+    (greedy: 0). The importance ratio of what was sampled is exp(logprobs - sampled_logprobs)."""
     version: int
     """Which weights drew it: the number given to `load`."""
     finish: Finish

@@ -1,4 +1,4 @@
-"""Drawing one token per row: temperature, top-k, top-p, and a random number that belongs to the request alone.
+"""Drawing one token per row: what steers its logits, temperature, top-k, min-p, top-p, and a random number of the request's own.
 
 A request's draws depend on its seed, its number among the group's n, and the position: never on what shares its batch, on the
 order of arrival or on the global random state. So a resumed run draws what an undisturbed one would.
@@ -6,13 +6,15 @@ order of arrival or on the global random state. So a resumed run draws what an u
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from afterbase.engine.cuda import has_triton
+from afterbase.engine.steer import Asked, Steer, steering_of
 from afterbase.model.native import KINDS, kernels_for
 
 _WORD = (1 << 64) - 1
@@ -65,11 +67,58 @@ class Knobs:
     top_k: Int[Tensor, "n"]
     """0 keeps all."""
     truncating: bool
-    """Whether any row has top-p or top-k set; without, the sort is saved."""
+    """Whether any row has top-p, top-k or min-p set; without, the sort is saved."""
     greedy: bool
     """Whether any row is greedy."""
     plain: bool
     """Whether every row has temperature 1."""
+    min_p: Float[Tensor, "n"] | None = None
+    """0 keeps all; None where every row does."""
+    steering: tuple[Steer, ...] = ()
+    """What changes the logits first."""
+    parts: tuple[tuple[Int[Tensor, "m"], Knobs], ...] = ()
+    """Places among the rows and their own settings, drawn apart from each other, so that rows that ask for nothing keep their kernel, and
+    their bits, whatever their neighbours ask for. Empty where all rows go one way."""
+
+    @property
+    def differing(self) -> bool:
+        """Whether some row's two log-probabilities differ."""
+        return self.truncating or self.greedy or bool(self.steering)
+
+    @property
+    def hosted(self) -> bool:
+        """Whether a device cannot draw for all rows on its own."""
+        return self.truncating or bool(self.steering)
+
+
+def knobs_of(asked: Sequence[Asked], device: torch.device) -> Knobs:
+    """The settings of these rows; those that ask for more than the fast kernels know are drawn apart."""
+    cold = device.type == "cpu"  # greedy rows, which only the kernel for GPUs knows
+    apart = [s.truncated or s.steered or (cold and s.temperature == 0) for _, s in asked]
+    if any(apart) and not all(apart):
+        places = [[place for place, special in enumerate(apart) if special == which] for which in (False, True)]
+        parts = [(torch.tensor(rows, device=device), _alike([asked[place] for place in rows], device)) for rows in places]
+        return replace(_alike(asked, device), parts=tuple(parts))
+    return _alike(asked, device)
+
+
+def _alike(asked: Sequence[Asked], device: torch.device) -> Knobs:
+    """The settings of rows that are drawn together."""
+    samplings = [sampling for _, sampling in asked]
+
+    def column(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.tensor([getattr(sampling, name) for sampling in samplings], dtype=dtype, device=device)
+
+    return Knobs(
+        column("temperature"),
+        column("top_p"),
+        column("top_k", torch.long),
+        truncating=any(sampling.truncated for sampling in samplings),
+        greedy=any(sampling.temperature == 0 for sampling in samplings),
+        plain=all(sampling.temperature in (0, 1) for sampling in samplings),
+        min_p=column("min_p") if any(sampling.min_p for sampling in samplings) else None,
+        steering=steering_of(asked, device),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,31 +128,54 @@ class Draw:
     tokens: Int[Tensor, "n"]
     """The drawn tokens."""
     logprobs: Float[Tensor, "n"]
-    """Under the full distribution at the row's temperature (a greedy row: at temperature 1)."""
+    """Under the model's own full distribution at the row's temperature (a greedy row: at temperature 1)."""
     sampled_logprobs: Float[Tensor, "n"]
-    """Under the truncated distribution that was drawn from (a greedy row: 0)."""
+    """Under the steered and truncated distribution that was drawn from (a greedy row: 0)."""
 
 
-def draw(logits: Float[Tensor, "n V"], knobs: Knobs, keys: Int[Tensor, "n"], counts: Int[Tensor, "n"]) -> Draw:
-    """Invert each row's cumulative distribution at the `counts`-th number of its stream."""
+def draw(
+    logits: Float[Tensor, "n V"],
+    knobs: Knobs,
+    keys: Int[Tensor, "n"],
+    counts: Int[Tensor, "n"],
+    tokens: Int[Tensor, "n room"] | None = None,
+) -> Draw:
+    """Invert each row's cumulative distribution at the `counts`-th number of its stream; steered rows need the `tokens` drawn so far."""
+    if knobs.parts:
+        return _apart(logits, knobs, keys, counts, tokens)
     native = kernels_for(logits)
-    if native and not (knobs.truncating or knobs.greedy):
-        tokens, logprobs = torch.empty_like(keys), torch.empty_like(knobs.temperature)
-        native("draw", KINDS[logits.dtype], *logits.shape, logits.contiguous(), knobs.temperature, keys, counts, tokens, logprobs)
-        return Draw(tokens, logprobs, logprobs)
-    if logits.is_cuda and not knobs.truncating and has_triton():
+    if native and not knobs.differing:
+        drawn_tokens, logprobs = torch.empty_like(keys), torch.empty_like(knobs.temperature)
+        native("draw", KINDS[logits.dtype], *logits.shape, logits.contiguous(), knobs.temperature, keys, counts, drawn_tokens, logprobs)
+        return Draw(drawn_tokens, logprobs, logprobs)
+    if logits.is_cuda and not knobs.hosted and has_triton():
         from afterbase.engine.cuda.draw import drawn  # Triton is imported only where there is a GPU
 
-        tokens, logprobs = drawn(logits.contiguous(), knobs.temperature, keys, counts)
-        return Draw(tokens, logprobs, torch.where(knobs.temperature > 0, logprobs, 0.0) if knobs.greedy else logprobs)
-    return inverted(logits.float(), knobs, uniforms(keys, counts))
+        drawn_tokens, logprobs = drawn(logits.contiguous(), knobs.temperature, keys, counts)
+        return Draw(drawn_tokens, logprobs, torch.where(knobs.temperature > 0, logprobs, 0.0) if knobs.greedy else logprobs)
+    logits = steered = logits.float()
+    for step in knobs.steering:
+        steered = step(steered, counts, tokens)
+    return inverted(logits, knobs, uniforms(keys, counts), steered)
 
 
-def inverted(logits: Float[Tensor, "n V"], knobs: Knobs, uniform: Float[Tensor, "n"]) -> Draw:
-    """Invert each row's cumulative distribution at its random number."""
-    scaled = logits if knobs.plain else logits / torch.where(knobs.temperature > 0, knobs.temperature, 1.0)[:, None]
-    full = scaled - scaled.logsumexp(-1, keepdim=True)
-    probabilities = full.exp()
+def _apart(logits: Tensor, knobs: Knobs, keys: Tensor, counts: Tensor, tokens: Tensor | None) -> Draw:
+    """Each part of the rows drawn by itself."""
+    whole = Draw(torch.empty_like(keys), torch.empty_like(knobs.temperature), torch.empty_like(knobs.temperature))
+    for rows, part in knobs.parts:
+        said = tokens[rows] if part.steering else None
+        one = draw(logits[rows], part, keys[rows], counts[rows], said)
+        whole.tokens[rows], whole.logprobs[rows], whole.sampled_logprobs[rows] = one.tokens, one.logprobs, one.sampled_logprobs
+    return whole
+
+
+def inverted(logits: Float[Tensor, "n V"], knobs: Knobs, uniform: Float[Tensor, "n"], steered: Float[Tensor, "n V"] | None = None) -> Draw:
+    """Invert each row's cumulative distribution, of the `steered` logits if there are any, at its random number."""
+    full = source = _log_softmax(logits, knobs)
+    steered = logits if steered is None else steered
+    if steered is not logits:
+        source = _log_softmax(steered, knobs)
+    probabilities = source.exp()
     if knobs.truncating:
         probabilities = probabilities * _kept(probabilities, knobs)
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)  # a float32 scan is not monotone on a GPU
@@ -111,25 +183,34 @@ def inverted(logits: Float[Tensor, "n V"], knobs: Knobs, uniform: Float[Tensor, 
     # Rounding may lift the threshold onto the total, past every token: step back below it.
     threshold = torch.minimum((uniform[:, None] * total).to(total.dtype), torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
-    logprobs = full.gather(1, tokens[:, None]).squeeze(1)
-    sampled = logprobs - total.squeeze(1).log().to(logprobs.dtype) if knobs.truncating else logprobs
     if knobs.greedy:
-        best = logits.argmax(-1)
-        cold = knobs.temperature == 0
-        tokens = torch.where(cold, best, tokens)
-        logprobs = torch.where(cold, full.gather(1, best[:, None]).squeeze(1), logprobs)
-        sampled = torch.where(cold, 0.0, sampled)
+        tokens = torch.where(knobs.temperature == 0, steered.argmax(-1), tokens)
+    logprobs = full.gather(1, tokens[:, None]).squeeze(1)
+    sampled = logprobs if source is full else source.gather(1, tokens[:, None]).squeeze(1)
+    if knobs.truncating:
+        sampled = sampled - total.squeeze(1).log().to(sampled.dtype)
+    if knobs.greedy:
+        sampled = torch.where(knobs.temperature == 0, 0.0, sampled)
     return Draw(tokens, logprobs, sampled)
 
 
+def _log_softmax(logits: Float[Tensor, "n V"], knobs: Knobs) -> Float[Tensor, "n V"]:
+    """Of the logits at each row's temperature."""
+    scaled = logits if knobs.plain else logits / torch.where(knobs.temperature > 0, knobs.temperature, 1.0)[:, None]
+    return scaled - scaled.logsumexp(-1, keepdim=True)
+
+
 def _kept(probabilities: Float[Tensor, "n V"], knobs: Knobs) -> Bool[Tensor, "n V"]:
-    """The k most probable tokens, and of those the smallest set that holds top_p of all; ties go to the lower id."""
+    """The k most probable tokens that are not too far below the best, and of those the smallest set that holds top_p of all; ties go to
+    the lower id."""
     ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
     rank = torch.arange(ordered.shape[-1], device=ordered.device)
-    within_k = (knobs.top_k[:, None] == 0) | (rank < knobs.top_k[:, None])
-    limited = ordered * within_k
+    within = (knobs.top_k[:, None] == 0) | (rank < knobs.top_k[:, None])
+    if knobs.min_p is not None:
+        within &= ordered >= knobs.min_p[:, None] * ordered[:, :1]
+    limited = ordered * within
     before = limited.cumsum(-1) - limited
     share = knobs.top_p[:, None] * limited.sum(-1, keepdim=True)
     within_p = (knobs.top_p[:, None] >= 1) | (before < share) | (rank == 0)
-    keep = within_k & within_p
+    keep = within & within_p
     return torch.zeros_like(keep).scatter(1, ids, keep)

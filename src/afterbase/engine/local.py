@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from afterbase.config import Config
+from afterbase.engine.checks import check_sampling
 from afterbase.engine.rows import Group, Rows
 from afterbase.engine.runner import runner_for
 from afterbase.errors import EngineError
@@ -75,6 +76,7 @@ class LocalEngine:
 
         EngineError when the prompt leaves no room for an answer.
         """
+        check_sampling(sampling, self.model.config.vocab_size)
         if not prompt:
             raise EngineError("an empty prompt cannot be continued; give at least one token, such as the beginning of a sentence")
         if max(prompt) >= self.model.config.vocab_size or min(prompt) < 0:

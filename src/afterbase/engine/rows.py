@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from afterbase.engine.draw import Knobs, draw, row_key
+from afterbase.engine.draw import Knobs, draw, knobs_of, row_key
 from afterbase.records import Completion, Sampling
 
 STOP_WINDOW = 8
@@ -59,8 +59,6 @@ class Rows:
         self.limits = torch.zeros(rows, **integer)  # tokens that may be drawn
         self.latest = torch.zeros(rows, **integer)  # the token drawn last
         self.done = torch.full((rows,), IDLE, dtype=torch.int8, device=device)  # 0 running, else how it ended
-        self.top_k = torch.zeros(rows, **integer)
-        self.top_p = torch.ones(rows, device=device)
         self.temperature = torch.ones(rows, device=device)
         self.stop_ids = torch.full((rows, 1), -1, **integer)
         self.tokens = torch.zeros(rows, 0, **integer)
@@ -97,8 +95,6 @@ class Rows:
             (self.keys, keys),
             (self.lengths, lengths),
             (self.limits, limits),
-            (self.top_k, [sampling.top_k for sampling in samplings]),
-            (self.top_p, [sampling.top_p for sampling in samplings]),
             (self.temperature, [sampling.temperature for sampling in samplings]),
             (self.stop_ids, [[*sampling.stop_ids, *[-1] * (width - len(sampling.stop_ids))] for sampling in samplings]),
         ):
@@ -125,11 +121,11 @@ class Rows:
         first = self.running - self.fresh if self.fresh else 0
         part = slice(first, self.running)
         knobs = self._knobs(part)
-        drawn = draw(logits, knobs, self.keys[part], self.counts[part])
+        drawn = draw(logits, knobs, self.keys[part], self.counts[part], self.tokens[part])
         places = self.counts[part, None]
         self.tokens[part].scatter_(1, places, drawn.tokens[:, None])
         self.logprobs[part].scatter_(1, places, drawn.logprobs[:, None])
-        if knobs.truncating or knobs.greedy:  # otherwise they are the log-probabilities themselves
+        if knobs.differing:  # otherwise they are the log-probabilities themselves
             self.sampled[part].scatter_(1, places, drawn.sampled_logprobs[:, None])
         self.latest[part] = drawn.tokens
         self.counts[part] += 1
@@ -139,7 +135,7 @@ class Rows:
 
     def burst(self, most: int) -> int:
         """How many steps a device may take on its own, 0 when its draws need the host: those that someone follows come one by one."""
-        if self._knobs(slice(0, self.running)).truncating:
+        if self._knobs(slice(0, self.running)).hosted:
             return 0
         if self.watched or self.listening:
             return 1
@@ -168,15 +164,7 @@ class Rows:
     def _knobs(self, part: slice) -> Knobs:
         """The settings of these rows; kept between steps while the rows stay the same."""
         if self.knobs is None or part.start or len(self.knobs.temperature) != part.stop:
-            temperature, top_p, top_k = self.temperature[part], self.top_p[part], self.top_k[part]
-            knobs = Knobs(
-                temperature,
-                top_p,
-                top_k,
-                truncating=bool(((top_p < 1) | (top_k > 0)).any()),
-                greedy=bool((temperature == 0).any()),
-                plain=bool(((temperature == 1) | (temperature == 0)).all()),
-            )
+            knobs = knobs_of([(group.prompt, group.sampling) for group, _ in self.owners[part]], self.device)
             if part.start:
                 return knobs
             self.knobs = knobs
@@ -194,9 +182,9 @@ class Rows:
         if not self.listening:
             return spoken
         for row in range(part.start, part.stop):
-            stops = self.owners[row][0].sampling.stop
-            if stops:
-                count = int(self.counts[row])
+            sampling = self.owners[row][0].sampling
+            stops = sampling.stop
+            if stops and (count := int(self.counts[row])) > sampling.min_tokens:
                 window = self.tokens[row, max(0, count - max(len(stop.encode()) for stop in stops) - STOP_WINDOW) : count]
                 text = self.decode(window.tolist())
                 last = self.decode(window[:-1].tolist())
@@ -233,7 +221,7 @@ class Rows:
             return []
         to, come = torch.tensor(targets, device=self.device), torch.tensor(sources, device=self.device)
         for state in (
-            self.keys, self.lengths, self.counts, self.limits, self.top_k, self.top_p, self.temperature,
+            self.keys, self.lengths, self.counts, self.limits, self.temperature,
             self.stop_ids, self.latest, self.done, self.tokens, self.logprobs, self.sampled,
         ):  # fmt: skip
             state[to] = state[come]
@@ -245,8 +233,7 @@ class Rows:
         counts = self.counts[rows].tolist()
         longest = max(counts)
         tokens, logprobs = self.tokens[rows, :longest].tolist(), self.logprobs[rows, :longest].tolist()
-        samplings = [self.owners[row][0].sampling for row in ended]
-        whole = [sampling.top_p == 1 and not sampling.top_k and sampling.temperature > 0 for sampling in samplings]
+        whole = [self.owners[row][0].sampling.whole for row in ended]
         sampled = logprobs if all(whole) else self.sampled[rows, :longest].tolist()
         completions = []
         for place, count in enumerate(counts):

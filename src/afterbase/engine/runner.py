@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 Attend = Callable[[Tensor, GQA, LayerStep], Tensor]
 """One layer's attention of this step: the stacked projections [n, out] in, the heads' mixtures [n, query] out."""
+LATENT = False
+"""Whether models with latent attention and experts decode by recorded steps on a GPU; they have yet to run on one."""
 
 
 class PlainRunner:
@@ -85,10 +87,15 @@ class FusedLayer:
 
     def refresh(self, block: Block) -> None:
         """The same into the same memory, which a recorded graph keeps reading."""
-        for name, parts in _parts(block).items():
-            if parts:
-                for copy, weight in zip(getattr(self, name).split([len(part) for part in parts]), parts, strict=True):
-                    copy.copy_(weight)
+        renew(self, _parts(block))
+
+
+def renew(layer: object, parts: dict[str, list[Tensor]]) -> None:
+    """Copy weights into the stacked copies that an object has of them, by name; what has no parts stays None."""
+    for name, weights in parts.items():
+        if weights:
+            for copy, weight in zip(getattr(layer, name).split([len(weight) for weight in weights]), weights, strict=True):
+                copy.copy_(weight)
 
 
 def _parts(block: Block) -> dict[str, list[Tensor]]:
@@ -209,8 +216,11 @@ def runner_for(model: Transformer, dtype: torch.dtype) -> PlainRunner | FusedRun
     if FusedRunner.fits(model):
         return FusedRunner(model, dtype)
     if model.lm_head.weight.is_cuda and dtype == torch.bfloat16 and has_triton():
-        from afterbase.engine.cuda.runner import GraphRunner  # Triton is imported only where there is a GPU
+        from afterbase.engine.cuda.latent import LatentRunner  # Triton is imported only where there is a GPU
+        from afterbase.engine.cuda.runner import GraphRunner
 
         if GraphRunner.fits(model):
             return GraphRunner(model, dtype)
+        if LATENT and LatentRunner.fits(model):
+            return LatentRunner(model, dtype)
     return PlainRunner(model)

@@ -31,23 +31,25 @@ def attend(
 
 
 def attend_memory(
-    queries: Float[Tensor, "n hq k"],
+    queries: Float[Tensor, "T hq k"],
     keys: Float[Tensor, "n hk L k"],
     values: Float[Tensor, "n hk L v"],
-    seen: Bool[Tensor, "n 1 1 L"],
+    seen: Bool[Tensor, "T 1 1 L"],
     scale: float,
-) -> Float[Tensor, "n hq v"]:
-    """Attention of one new token per row to what its row remembers; the heads that share a key are its queries.
+) -> Float[Tensor, "T hq v"]:
+    """Attention of each row's new tokens, T/n of them, to what the row remembers; the heads that share a key are its queries.
 
     Runs in the memory's own dtype: with so few queries per key it is bound by reading the memory, not by arithmetic.
     """
     rows, heads, length = keys.shape[0], keys.shape[1], keys.shape[2]
     with torch.autocast(queries.device.type, enabled=False):
-        grouped = queries.to(keys.dtype).reshape(rows * heads, -1, queries.shape[-1])
+        tokens = queries.to(keys.dtype).view(rows, -1, heads, queries.shape[1] // heads, queries.shape[2])  # [n w hk group k]
+        grouped = tokens.transpose(1, 2).reshape(rows * heads, -1, queries.shape[2])
         scores = torch.bmm(grouped, matrices(keys).transpose(1, 2)).float() * scale
-        scores = scores.unflatten(0, (rows, heads)).masked_fill_(~seen, -torch.inf)
+        scores = scores.view(rows, heads, *tokens.shape[1:4:2], length).masked_fill_(~seen.view(rows, 1, -1, 1, length), -torch.inf)
         weights = scores.softmax(-1).to(values.dtype).view(rows * heads, -1, length)
-        return torch.bmm(weights, matrices(values)).view(rows, queries.shape[1], -1)
+        mixed = torch.bmm(weights, matrices(values)).view(rows, heads, *tokens.shape[1:4:2], -1)
+        return mixed.transpose(1, 2).reshape(*queries.shape[:2], -1)
 
 
 def matrices(memory: Float[Tensor, "n h L width"]) -> Float[Tensor, "nh L width"]:

@@ -20,12 +20,13 @@ class Cache:
     GQA keeps keys and values `[rows, heads, room, width]`; MLA keeps one latent `[rows, 1, room, d_c + d^R_h]` [V3 Eq. 1-5].
     """
 
-    def __init__(self, config: ModelConfig, rows: int, room: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, config: ModelConfig, rows: int, room: int, dtype: torch.dtype, device: torch.device, ahead: int = 0) -> None:
+        """`ahead` layers more than the trunk's, for MTP modules that draft."""
         if config.is_mla:
             widths = [(1, config.kv_lora_rank + config.qk_rope_head_dim)]
         else:
             widths = [(config.num_key_value_heads, config.head_dim)] * 2
-        self.rows, self.room, depth = rows, room, config.num_hidden_layers
+        self.rows, self.room, depth = rows, room, config.num_hidden_layers + ahead
         self.blocks = [spread(torch.empty(depth, rows, heads, room, width, dtype=dtype, device=device)).zero_() for heads, width in widths]
         self.layers = list(zip(*self.blocks, strict=True))
 
@@ -34,9 +35,10 @@ class Cache:
         return CacheStep(self, rows[segments.owner], segments.positions, 0)
 
     def decoding(self, segments: Segments, longest: int) -> CacheStep:
-        """A step that adds one token to each of the first rows, of which the longest then holds `longest` tokens."""
-        positions = segments.positions
-        return CacheStep(self, torch.arange(len(positions), device=positions.device), positions, longest)
+        """A step that adds equally many tokens to each of the first rows, of which the longest then holds `longest` tokens."""
+        width = segments.lengths[0]
+        rows = segments.owner if width > 1 else torch.arange(len(segments.lengths), device=segments.device)
+        return CacheStep(self, rows, segments.positions, longest, width)
 
     def take(self, other: Cache) -> None:
         """Everything that a shorter cache of as many rows remembers."""
@@ -61,10 +63,12 @@ class CacheStep:
     """The position of each token in its row."""
     longest: int
     """Decoding: L, how much of each row is read. 0 while filling: prompts attend within themselves."""
+    width: int = 1
+    """Decoding: w, new tokens of each row; more than one when drafts are verified, T = n w."""
 
     @cached_property
-    def seen(self) -> Bool[Tensor, "n 1 1 L"] | None:
-        """Which remembered tokens each row attends to; None while filling."""
+    def seen(self) -> Bool[Tensor, "T 1 1 L"] | None:
+        """Which remembered tokens each new token attends to; None while filling."""
         if not self.longest:
             return None
         return (torch.arange(self.longest, device=self.positions.device) <= self.positions[:, None])[:, None, None, :]
@@ -84,8 +88,8 @@ class LayerStep:
     """This layer's tensors."""
 
     @property
-    def seen(self) -> Bool[Tensor, "n 1 1 L"] | None:
-        """Which remembered tokens each row attends to; None while filling."""
+    def seen(self) -> Bool[Tensor, "T 1 1 L"] | None:
+        """Which remembered tokens each new token attends to; None while filling."""
         return self.step.seen
 
     def write(self, *values: Float[Tensor, "T heads width"]) -> None:
@@ -94,5 +98,6 @@ class LayerStep:
             memory[self.step.rows, :, self.step.positions] = value.to(memory.dtype)
 
     def read(self) -> tuple[Float[Tensor, "n heads L width"], ...]:
-        """What the decoding rows remember, this step's token included."""
-        return tuple(memory[: len(self.step.rows), :, : self.step.longest] for memory in self.memories)
+        """What the decoding rows remember, this step's tokens included."""
+        rows = len(self.step.rows) // self.step.width
+        return tuple(memory[:rows, :, : self.step.longest] for memory in self.memories)

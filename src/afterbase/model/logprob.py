@@ -78,11 +78,15 @@ def _statistics(
     picked, totals, entropies = [], [], []
     for rows, wanted in zip(hidden.split(_rows(weight)), targets.split(_rows(weight)), strict=True):
         logits = _logits(rows, weight, temperature)
-        totals.append(logits.logsumexp(-1))
         picked.append(logits.gather(1, wanted[:, None]).squeeze(1))
-        if with_entropy:
-            logits -= totals[-1][:, None]  # not log Z - sum p logit, which cancels where the logits are large
-            entropies.append(-(logits.exp().mul_(logits)).sum(-1))
+        if not with_entropy:
+            totals.append(logits.logsumexp(-1))
+            continue
+        top = logits.amax(-1, keepdim=True)  # taken off first: log Z - sum p logit cancels where the logits are large
+        shares = logits.sub_(top).exp()
+        sums = shares.sum(-1)
+        totals.append(sums.log() + top.squeeze(1))
+        entropies.append(sums.log() - torch.linalg.vecdot(shares, logits) / sums)
     total = torch.cat(totals)
     return total, torch.cat(picked), torch.cat(entropies) if with_entropy else total.new_zeros(0), None
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from afterbase.model.balance import Trace
 from afterbase.model.block import Block
+from afterbase.model.cache import LayerStep
 from afterbase.model.config import ModelConfig
 from afterbase.model.norm import RMSNorm
 from afterbase.model.rope import Rotation
@@ -37,11 +38,12 @@ class MTP(nn.Module):
         segments: Segments,
         rotation: Rotation,
         trace: Trace | None = None,
+        cache: LayerStep | None = None,
     ) -> Float[Tensor, "T d"]:
         """h^k, which the next depth reads as it is, and the head through `norm`.  `ahead` holds Emb(t_{i+k}).
 
         Rows past a sequence's end are never read.
         """
         joined = self.eh_proj(torch.cat((self.enorm(ahead), self.hnorm(hidden)), dim=-1))  # h'^k [V3 Eq. 21]
-        hidden, delta = self.block(joined, None, segments, rotation, None, trace)  # [V3 Eq. 22]
+        hidden, delta = self.block(joined, None, segments, rotation, cache, trace)  # [V3 Eq. 22]
         return hidden + delta

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from afterbase.engine.local import EngineConfig, LocalEngine
@@ -93,9 +93,7 @@ class Talker:
         tokens = prompt_tokens(self.tokenizer, Prompt("talk", messages), self.template)
         opened = opens(self.tokenizer.decode(tokens, skip_special=False))
         printer = Printer(StreamDecoder(self.tokenizer), show_thought, opened)
-        sampling = Sampling(
-            sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens, sampling.stop, self.tokenizer.stop_ids, sampling.seed
-        )
+        sampling = replace(sampling, stop_ids=self.tokenizer.stop_ids)
         (completion,) = asyncio.run(self.engine.generate(tokens, sampling, 1, printer.push))
         printer.finish()
         if printer.text.strip() and not printer.printed:

@@ -19,6 +19,7 @@ from afterbase.engine.cuda.draw import drawn, record
 from afterbase.engine.rows import IDLE, Rows
 from afterbase.engine.runner import FusedLayer, is_plain
 from afterbase.model.attend import attend
+from afterbase.model.block import Block
 from afterbase.model.cache import Cache, CacheStep
 from afterbase.model.cuda import layers, vocabulary
 from afterbase.model.cuda.launch import on
@@ -46,7 +47,7 @@ class GraphRunner:
 
     def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
         self.model, self.dtype = model, dtype
-        self.layers = [FusedLayer.of(block, dtype) for block in model.model.layers]
+        self.layers = [self._layer(block) for block in model.model.layers]
         self.head = model.lm_head.weight.detach().to(dtype)
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self.pointers = self._pointers()
@@ -58,6 +59,10 @@ class GraphRunner:
     def fits(model: Transformer) -> bool:
         """Whether this model's steps can be recorded: plain, float32 weights, a head width that the kernel knows."""
         return is_plain(model.config) and model.lm_head.weight.dtype == torch.float32 and model.config.head_dim in WIDTHS
+
+    def _layer(self, block: Block) -> FusedLayer:
+        """Copies of one layer's weights."""
+        return FusedLayer.of(block, self.dtype)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -142,11 +147,14 @@ class GraphRunner:
     def _take(self, cache: Cache) -> None:
         """The rotations of every position that a new cache has room for."""
         if self.cache is not cache:
-            config, device = self.model.config, cache.blocks[0].device
-            rotation = self.model.rotary(torch.arange(cache.room, device=device))
-            sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps
-            self.heads = Heads(*sizes, rotation.cos[:, 0].contiguous(), rotation.sin[:, 0].contiguous())
+            rotation = self.model.rotary(torch.arange(cache.room, device=cache.blocks[0].device))
+            self.heads = self._shape(rotation.cos[:, 0].contiguous(), rotation.sin[:, 0].contiguous())
             self.cache = cache
+
+    def _shape(self, cos: Float[Tensor, "room half"], sin: Float[Tensor, "room half"]) -> Heads:
+        """What attention has to know of the model."""
+        config = self.model.config
+        return Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps, cos, sin)
 
     def _prepare(self, rows: Rows, cache: Cache) -> None:
         """Forget the graphs if anything that they point to has moved."""
@@ -156,7 +164,7 @@ class GraphRunner:
         self._take(cache)
 
     def _pointers(self) -> tuple[int, ...]:
-        return tuple(parameter.data_ptr() for parameter in self.model.parameters())
+        return tuple(tensor.data_ptr() for tensor in (*self.model.parameters(), *self.model.buffers()))
 
     def _recorded(self, rows: Rows, cache: Cache, size: int) -> torch.cuda.CUDAGraph:
         """One step of that many rows as a graph; whatever is compiled or set up on first use happens before, while no row runs."""

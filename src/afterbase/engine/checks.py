@@ -1,0 +1,78 @@
+"""What a request may ask of the draw; anything else is refused in a sentence, before it can disturb the others of its batch."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from afterbase.errors import EngineError
+from afterbase.records import Sampling
+
+COLDEST, HOTTEST = 1e-4, 1e4
+"""Temperatures between which dividing logits stays within float32; 0 itself is greedy."""
+FURTHEST = 1e4
+"""No penalty or bias may be larger: beyond it float32 loses the logit itself."""
+STRONGEST = 100.0
+"""Repetition penalties are between its inverse and this."""
+LARGEST = 2**63
+"""Whole numbers are kept in 64 bits."""
+
+
+def check_sampling(sampling: Sampling, vocab_size: int) -> None:
+    """EngineError, in one sentence, for the first setting with which nothing can be drawn."""
+    for name, fits, allowed in _rules(sampling, vocab_size):
+        if not fits:
+            raise EngineError(f"{name}={_shown(getattr(sampling, name))} cannot be sampled with; give {allowed}")
+
+
+def _rules(sampling: Sampling, vocab_size: int) -> list[tuple[str, bool, str]]:
+    """Each setting, whether it will do, and what would."""
+    heat, ids = sampling.temperature, f"ids from 0 to {vocab_size - 1}"
+    longest = sampling.max_tokens if _whole(sampling.max_tokens, 1) else 1
+    return [
+        ("temperature", _real(heat, 0, HOTTEST) and (heat == 0 or heat >= COLDEST), f"0 (greedy), or {COLDEST:g} to {HOTTEST:g}"),
+        ("top_p", _real(sampling.top_p, 0, 1) and sampling.top_p > 0, "a number above 0, up to 1, which keeps all"),
+        ("top_k", _whole(sampling.top_k, 0), "a whole number from 0, which keeps all, below 2**63"),
+        ("min_p", _real(sampling.min_p, 0, 1) and sampling.min_p < 1, "a number from 0, which keeps all, below 1"),
+        ("max_tokens", _whole(sampling.max_tokens, 1), "a whole number of at least 1"),
+        ("min_tokens", _whole(sampling.min_tokens, 0) and sampling.min_tokens <= longest, f"a whole number from 0 to max_tokens={longest}"),
+        ("seed", _whole(sampling.seed, None), "a whole number"),
+        (
+            "stop",
+            not isinstance(sampling.stop, str) and all(isinstance(stop, str) and stop for stop in sampling.stop),
+            "strings, none of them empty",
+        ),
+        ("stop_ids", all(_whole(token, 0, vocab_size) for token in sampling.stop_ids), ids),
+        (
+            "min_tokens",
+            not sampling.min_tokens or len(set(sampling.stop_ids)) < vocab_size,
+            "0, or leave a token that is no stop id",
+        ),
+        ("presence_penalty", _real(sampling.presence_penalty, -FURTHEST, FURTHEST), f"a number from -{FURTHEST:g} to {FURTHEST:g}"),
+        ("frequency_penalty", _real(sampling.frequency_penalty, -FURTHEST, FURTHEST), f"a number from -{FURTHEST:g} to {FURTHEST:g}"),
+        (
+            "repetition_penalty",
+            _real(sampling.repetition_penalty, 1 / STRONGEST, STRONGEST),
+            f"a number from {1 / STRONGEST:g} to {STRONGEST:g}; 1 changes nothing",
+        ),
+        (
+            "logit_bias",
+            all(_whole(token, 0, vocab_size) and _real(number, -FURTHEST, FURTHEST) for token, number in sampling.logit_bias)
+            and len({token for token, _ in sampling.logit_bias}) == len(sampling.logit_bias),
+            f"each token once, {ids}, with a number from -{FURTHEST:g} to {FURTHEST:g}",
+        ),
+    ]
+
+
+def _real(value: Any, least: float, most: float) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and least <= value <= most
+
+
+def _whole(value: Any, least: int | None, below: int = LARGEST) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and (least is None or least <= value < below)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,0 +1,150 @@
+"""Decoding steps of DeepSeek-V3's shape on CUDA, recorded as graphs: latent attention in its absorbed form, experts by their own kernels.
+
+Prompts are read by the model's own forward pass, in which attention is plain and tokens are many; the memory is the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from afterbase.engine.cuda.experts import experts_of, routed
+from afterbase.engine.cuda.mla import Latents, attend_latents, compress
+from afterbase.engine.cuda.runner import GraphRunner
+from afterbase.engine.runner import renew
+from afterbase.model.block import Block
+from afterbase.model.cache import Cache, CacheStep
+from afterbase.model.mla import MLA
+from afterbase.model.moe import MoE
+from afterbase.model.rope import softmax_scale
+from afterbase.model.transformer import Transformer
+from afterbase.segments import Segments
+
+WIDEST = 576
+"""Latent and rotary key together, in the widest model that the attention kernel has room for: DeepSeek-V3."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatentLayer:
+    """One layer's weights as decoding uses them."""
+
+    enter: Float[Tensor, "out d"]
+    """W^{DQ}, or the query projection itself, and W^{DKV} with W^{KR}, stacked."""
+    enter_bias: Float[Tensor, "out"] | None
+    """Their biases, when the model has them."""
+    queries: Float[Tensor, "query rank"] | None
+    """W^{UQ} and W^{QR}, where queries are compressed."""
+    up: Float[Tensor, "both rank"]
+    """W^{UK} and W^{UV}, head by head."""
+    out: Float[Tensor, "d values"]
+    """W^O."""
+    out_bias: Float[Tensor, "d"] | None
+    """Its bias, when the model has one."""
+    gate_up: Float[Tensor, "two_inner d"]
+    """Gate and up projections, of a dense layer or of the shared experts, stacked."""
+    down: Float[Tensor, "d inner"]
+    """Down projection of the same."""
+    expert_gate: Float[Tensor, "E inner d"] | None
+    """Gate projections of the routed experts; None in a dense layer."""
+    expert_up: Float[Tensor, "E inner d"] | None
+    """Up projections of the routed experts."""
+    expert_down: Float[Tensor, "E d inner"] | None
+    """Down projections of the routed experts."""
+
+    @classmethod
+    def of(cls, block: Block, dtype: torch.dtype) -> LatentLayer:
+        """Copies of this block's weights as they are now."""
+        copies = {name: [weight.detach().to(dtype) for weight in weights] for name, weights in _parts(block).items()}
+        return cls(**{name: torch.cat(weights) if weights else None for name, weights in copies.items()})
+
+    def refresh(self, block: Block) -> None:
+        """The same into the same memory, which a recorded graph keeps reading."""
+        renew(self, _parts(block))
+
+
+def _parts(block: Block) -> dict[str, list[Tensor]]:
+    """What each weight of a layer is stacked from."""
+    attention, mlp = block.self_attn, block.mlp
+    compressed = hasattr(attention, "q_a_proj")
+    first, last = attention.q_a_proj if compressed else attention.q_proj, attention.kv_a_proj_with_mqa
+    first_bias = first.weight.new_zeros(len(first.weight)) if first.bias is None else first.bias
+    routing = isinstance(mlp, MoE)
+    dense = mlp.shared_experts if routing else mlp
+    return {
+        "enter": [first.weight, last.weight],
+        "enter_bias": [] if last.bias is None else [first_bias, last.bias],
+        "queries": [attention.q_b_proj.weight] if compressed else [],
+        "up": [attention.kv_b_proj.weight],
+        "out": [attention.o_proj.weight],
+        "out_bias": [] if attention.o_proj.bias is None else [attention.o_proj.bias],
+        "gate_up": [dense.gate_proj.weight, dense.up_proj.weight],
+        "down": [dense.down_proj.weight],
+        "expert_gate": [mlp.experts.gate_proj] if routing else [],
+        "expert_up": [mlp.experts.up_proj] if routing else [],
+        "expert_down": [mlp.experts.down_proj] if routing else [],
+    }
+
+
+class LatentRunner(GraphRunner):
+    """Decodes from half-precision copies of the weights, which `refresh` fills anew in place; routers and norms are the model's own."""
+
+    heads: Latents | None
+
+    @staticmethod
+    def fits(model: Transformer) -> bool:
+        """Whether this model's steps can be recorded: latent attention that the kernel has room for, float32 weights."""
+        config = model.config
+        if not config.is_mla or config.mlp_bias or model.lm_head.weight.dtype != torch.float32:
+            return False
+        return config.kv_lora_rank + config.qk_rope_head_dim <= WIDEST
+
+    def _layer(self, block: Block) -> LatentLayer:
+        return LatentLayer.of(block, self.dtype)
+
+    def _shape(self, cos: Float[Tensor, "room half"], sin: Float[Tensor, "room half"]) -> Latents:
+        config = self.model.config
+        widths = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim
+        ranks = config.kv_lora_rank, config.q_lora_rank or 0
+        rest = config.rms_norm_eps, softmax_scale(config), config.rope_interleave
+        return Latents(config.num_attention_heads, *ranks, *widths, *rest, cos, sin)
+
+    def prefill(self, tokens: Int[Tensor, "T"], segments: Segments, step: CacheStep) -> Float[Tensor, "S V"]:
+        """Read whole prompts into the cache by the model's own forward pass; logits of what follows each."""
+        with torch.autocast(tokens.device.type, self.dtype):
+            hidden = self.model(tokens, segments, cache=step)
+        return self.logits(hidden[segments.starts[1:].long() - 1])
+
+    def _logits(self, tokens: Int[Tensor, "n"], lengths: Int[Tensor, "n"], done: Int[Tensor, "n"], cache: Cache) -> Float[Tensor, "n V"]:
+        """The head's output after one token for each of the first rows of the cache."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            trunk = self.model.model
+            hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight), None
+            for block, layer, (memory,) in zip(trunk.layers, self.layers, cache.layers, strict=True):
+                normal = self._add(hidden, delta, block.input_layernorm)
+                delta = self._attention(normal, block.self_attn, layer, lengths, done, memory)
+                delta = self._feed_forward(self._add(hidden, delta, block.post_attention_layernorm), block, layer)
+            return self.logits(self._add(hidden, delta, trunk.norm))
+
+    def _attention(self, normal: Tensor, attention: MLA, layer: LatentLayer, lengths: Tensor, done: Tensor, memory: Tensor) -> Tensor:
+        """One layer's attention."""
+        compressed = layer.queries is not None
+        norms = attention.q_a_layernorm.weight if compressed else None, attention.kv_a_layernorm.weight
+        queries = compress(F.linear(normal, layer.enter, layer.enter_bias), norms, self.heads, lengths, done, memory)
+        queries = F.linear(queries, layer.queries) if compressed else queries
+        up = layer.up.unflatten(0, (self.heads.heads, -1))
+        return F.linear(attend_latents(queries, up, self.heads, lengths, done, memory), layer.out, layer.out_bias)
+
+    def _feed_forward(self, normal: Tensor, block: Block, layer: LatentLayer) -> Tensor:
+        """A dense layer, or shared and routed experts."""
+        dense = F.linear(self._gated(*F.linear(normal, layer.gate_up).chunk(2, dim=1)), layer.down)
+        if layer.expert_gate is None:
+            return dense
+        config, router = self.model.config, block.mlp.gate
+        affinities = F.linear(normal.float(), router.weight)
+        limits = config.n_group, config.topk_group, config.num_experts_per_tok
+        choice = routed(affinities, router.e_score_correction_bias, *limits, config.norm_topk_prob, config.routed_scaling_factor)
+        return experts_of(normal, *choice, (layer.expert_gate, layer.expert_up, layer.expert_down), dense)

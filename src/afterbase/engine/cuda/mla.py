@@ -1,0 +1,206 @@
+"""Latent attention of one new token per row, absorbed: every head is a query on the row's one memory of latents.  [V3 Eq. 1-11]
+
+Legend: c^{KV} latent, k^R shared rotary key, q^C and q^R query parts, W^{UK} and W^{UV} the two halves of kv_b_proj.
+
+W^{UK} has moved into the query, so the latents are keys and values at once and are read once for all the heads of a program. Two kernels:
+one writes the new latent and rotary key into the memory, the other attends. Where rows are few, several programs share a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from afterbase.engine.cuda.attention import _join, parts_of
+from afterbase.model.cuda.launch import on
+
+NARROWEST = 16
+"""Rows and columns of the smallest tile that a tensor core multiplies."""
+MOST_HEADS = 64
+"""Heads that one program attends for; it holds a mixture of latents for each."""
+TILE = 1 << 14
+"""Numbers of latents that one turn of the loop reads, between 32 and 64 tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """The shape of a model's latent attention, and the constants that go with it."""
+
+    heads: int
+    """n_h."""
+    rank: int
+    """d_c, width of a latent."""
+    query_rank: int
+    """d'_c, width of the compressed query; 0 where queries are projected directly."""
+    nope: int
+    """d_h, width of a head's part without position."""
+    rope: int
+    """d^R_h, width of its rotary part."""
+    values: int
+    """Width of a value head."""
+    eps: float
+    """Of the norms."""
+    scale: float
+    """What multiplies the scores."""
+    interleaved: bool
+    """Whether a rotary pair is two neighbours instead of two halves."""
+    cos: Float[Tensor, "room half"]
+    """Cosines of every position's angles."""
+    sin: Float[Tensor, "room half"]
+    """Sines of every position's angles."""
+
+
+@triton.jit
+def _normalized(x, weight, to, inside, width, eps, columns):
+    """x normalized and weighted in float32; rounded before the weight multiplies, as the model's norm does."""
+    kind = x.dtype.element_ty
+    value = tl.load(x + columns, mask=inside, other=0.0).to(tl.float32)
+    value = (value * tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)).to(kind).to(tl.float32)
+    value *= tl.load(weight + columns, mask=inside, other=0.0)
+    tl.store(to + columns, value.to(to.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _rotated(parts, inside, cos, sin, position, column, ROPE: tl.constexpr, INTERLEAVED: tl.constexpr):
+    """The rotary parts that begin at `parts`, turned in float32, pairs laid as halves, rounded to what products read."""
+    half: tl.constexpr = ROPE // 2
+    pair, second = column % half, column >= half
+    if INTERLEAVED:
+        own, partner = 2 * pair + second.to(tl.int32), 2 * pair + 1 - second.to(tl.int32)
+    else:
+        own, partner = column, (column + half) % ROPE
+    mine = tl.load(parts + own, mask=inside, other=0.0)
+    other = tl.load(parts + partner, mask=inside, other=0.0).to(tl.float32)
+    cosine = tl.load(cos + position * half + pair)
+    sine = tl.load(sin + position * half + pair) * tl.where(second, 1.0, -1.0)
+    return (mine.to(tl.float32) * cosine + other * sine).to(mine.dtype)
+
+
+@triton.jit
+def _compress(
+    entered, q_weight, weight, cos, sin, lengths, done, queries, memory, eps, room,
+    QUERY: tl.constexpr, QUERY_RANK: tl.constexpr, Q_PADDED: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
+    ROPE: tl.constexpr, ROPE_PADDED: tl.constexpr, INTERLEAVED: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    live = tl.load(done + row) == 0
+    position = tl.where(live, tl.load(lengths + row), 0)
+    here = entered + row * (QUERY + RANK + ROPE)
+    if QUERY_RANK > 0:
+        column = tl.arange(0, Q_PADDED)
+        _normalized(here, q_weight, queries + row * QUERY_RANK, column < QUERY_RANK, QUERY_RANK, eps, column)
+    place = memory + (row * room + position) * (RANK + ROPE)  # a row that is done leaves the memory as it is
+    column = tl.arange(0, PADDED)
+    _normalized(here + QUERY, weight, place, live & (column < RANK), RANK, eps, column)
+    turn = tl.arange(0, ROPE_PADDED)
+    key = _rotated(here + QUERY + RANK, turn < ROPE, cos, sin, position, turn, ROPE, INTERLEAVED)
+    tl.store(place + RANK + turn, key.to(memory.dtype.element_ty), mask=live & (turn < ROPE))
+
+
+@triton.jit
+def _attend_latents(
+    absorbed, queries, cos, sin, lengths, done, memory, mixed, peaks, sums, stride, scale, room,
+    HEADS: tl.constexpr, BLOCK: tl.constexpr, NOPE: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
+    ROPE: tl.constexpr, ROPE_PADDED: tl.constexpr, INTERLEAVED: tl.constexpr, SPLITS: tl.constexpr, TOKENS: tl.constexpr,
+):  # fmt: skip
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(2)
+    live = tl.load(done + row) == 0
+    length = tl.where(live, tl.load(lengths + row), 0)
+    head, column, turn = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, PADDED), tl.arange(0, ROPE_PADDED)
+    token, inside = tl.arange(0, TOKENS), head < HEADS
+    narrow, turning = column[None, :] < RANK, turn[None, :] < ROPE
+    query = row * HEADS + head
+    content = tl.load(absorbed + query[:, None] * RANK + column[None, :], mask=inside[:, None] & narrow, other=0.0)
+    rotary = queries + row * stride + head[:, None] * (NOPE + ROPE) + NOPE
+    rotary = _rotated(rotary, inside[:, None] & turning, cos, sin, length, turn[None, :], ROPE, INTERLEAVED)
+
+    peak = tl.full((BLOCK,), -float("inf"), tl.float32)
+    weight = tl.zeros((BLOCK,), tl.float32)
+    mix = tl.zeros((BLOCK, PADDED), tl.float32)
+    share = tl.cdiv(tl.cdiv(length + 1, SPLITS), TOKENS) * TOKENS
+    end = tl.minimum(length + 1, (part + 1) * share)
+    for start in range(part * share, end, TOKENS):
+        seen = start + token < end
+        cell = memory + (row * room + start + token)[:, None] * (RANK + ROPE)
+        there = seen[:, None] & live  # a row that is done finds a zero and reads nothing
+        latent = tl.load(cell + column[None, :], mask=there & narrow, other=0.0)
+        key = tl.load(cell + RANK + turn[None, :], mask=there & turning, other=0.0)
+        scores = tl.dot(content, tl.trans(latent)) + tl.dot(rotary, tl.trans(key))
+        scores = tl.where(seen[None, :], scores * scale, -float("inf"))
+        higher = tl.maximum(peak, tl.max(scores, axis=1))
+        shares = tl.exp(scores - higher[:, None])
+        shrink = tl.exp(peak - higher)
+        weight = weight * shrink + tl.sum(shares, axis=1)
+        mix = mix * shrink[:, None] + tl.dot(shares.to(latent.dtype), latent)
+        peak = higher
+
+    if SPLITS == 1:
+        to = mixed + query[:, None] * PADDED + column[None, :]
+        tl.store(to, (mix / weight[:, None]).to(mixed.dtype.element_ty), mask=inside[:, None])
+    else:
+        slot = query * SPLITS + part
+        tl.store(mixed + slot[:, None] * PADDED + column[None, :], mix, mask=inside[:, None])
+        tl.store(peaks + slot, peak, mask=inside)
+        tl.store(sums + slot, weight, mask=inside)
+
+
+def compress(
+    entered: Float[Tensor, "n out"],
+    norms: tuple[Tensor | None, Tensor],
+    shape: Latents,
+    lengths: Int[Tensor, "n"],
+    done: Int[Tensor, "n"],
+    memory: Float[Tensor, "rows 1 room width"],
+) -> Float[Tensor, "n query"]:
+    """Write c^{KV} and k^R of each row's new token into the memory; returns what W^{UQ} reads, or the queries where there is none."""
+    query = entered.shape[1] - shape.rank - shape.rope
+    compressed = entered.new_empty(len(entered), shape.query_rank) if shape.query_rank else entered[:, :query]
+    sizes = query, shape.query_rank, triton.next_power_of_2(shape.query_rank or 1), shape.rank, triton.next_power_of_2(shape.rank)
+    q_weight, weight = norms
+    with on(entered):
+        _compress[(len(entered),)](
+            entered, weight if q_weight is None else q_weight, weight, shape.cos, shape.sin, lengths, done, compressed, memory,
+            shape.eps, memory.shape[2], *sizes, shape.rope, triton.next_power_of_2(shape.rope), shape.interleaved, num_warps=4,
+        )  # fmt: skip
+    return compressed
+
+
+def attend_latents(
+    queries: Float[Tensor, "n query"],
+    up: Float[Tensor, "h both rank"],
+    shape: Latents,
+    lengths: Int[Tensor, "n"],
+    done: Int[Tensor, "n"],
+    memory: Float[Tensor, "rows 1 room width"],
+    splits: int | None = None,
+) -> Float[Tensor, "n out"]:
+    """The heads' mixtures of values over everything remembered, the token at each row's length included."""
+    rows, heads, rank = len(queries), shape.heads, shape.rank
+    content = queries.unflatten(1, (heads, -1))[..., : shape.nope]
+    absorbed = queries.new_empty(rows, heads, rank)
+    torch.bmm(content.transpose(0, 1), up[:, : shape.nope], out=absorbed.transpose(0, 1))
+    block = min(MOST_HEADS, max(NARROWEST, triton.next_power_of_2(heads)))
+    padded, rope = (max(NARROWEST, triton.next_power_of_2(width)) for width in (rank, shape.rope))
+    blocks = triton.cdiv(heads, block)
+    splits = splits or parts_of(rows * blocks)
+    mixed = queries.new_empty(rows, heads, padded)
+    parts, peaks, sums = mixed, mixed, mixed
+    if splits > 1:
+        parts = torch.empty(rows * heads, splits, padded, device=queries.device)
+        peaks, sums = torch.empty(2, rows * heads, splits, device=queries.device)
+    sizes = heads, block, shape.nope, rank, padded, shape.rope, rope, shape.interleaved, splits, min(64, max(32, TILE // padded))
+    with on(queries):
+        _attend_latents[(rows, blocks, splits)](
+            absorbed, queries, shape.cos, shape.sin, lengths, done, memory, parts, peaks, sums, queries.stride(0), shape.scale,
+            memory.shape[2], *sizes, num_warps=8 if block * padded > TILE else 4, num_stages=2,
+        )  # fmt: skip
+        if splits > 1:
+            _join[(rows * heads,)](parts, peaks, sums, mixed, padded, splits, num_warps=1)
+    out = queries.new_empty(rows, heads, shape.values)
+    torch.bmm(mixed[..., :rank].transpose(0, 1), up[:, shape.nope :].transpose(1, 2), out=out.transpose(0, 1))
+    return out.flatten(1)
