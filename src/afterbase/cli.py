@@ -211,7 +211,12 @@ def generate(
     temperature: Temperature = 0.6,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Keep the smallest set of tokens with this much probability.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Keep this many most probable tokens; 0 keeps all.")] = 0,
+    min_p: Annotated[float, typer.Option(min=0, max=1, help="Keep tokens at least this share as probable as the best; 0 keeps all.")] = 0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: what the prompt or the answer has said comes less often.")] = 1,
+    presence_penalty: Annotated[float, typer.Option(help="Taken off the logit of each token that the answer has said.")] = 0,
+    frequency_penalty: Annotated[float, typer.Option(help="The same, as often as it has said it.")] = 0,
     max_tokens: MaxTokens = 256,
+    min_tokens: Annotated[int, typer.Option(min=0, help="Among the first so many tokens none ends the answer.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the draw.")] = 0,
     rows: Rows = 256,
     precision: Precision = "float32",
@@ -221,6 +226,7 @@ def generate(
 
     Exit code 1 when a question of the file could not be answered; the file says why.
     """
+    from afterbase.records import Sampling
     from afterbase.stages.talk import run_generate
 
     if (prompt is None) == (source is None) or (source is None) != (out is None):
@@ -229,27 +235,28 @@ def generate(
         raise ConfigError("--n and --tokens are for a file of questions; give it with --in FILE and --out FILE")
     if top_p == 0:
         raise ConfigError("--top-p 0 keeps no token at all; give a number above 0, or --temperature 0 for the most probable token")
+    sampling = Sampling(
+        temperature,
+        top_p,
+        top_k,
+        max_tokens,
+        seed=seed,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        min_tokens=min_tokens,
+    )
     if source and out:
         from afterbase.engine.local import EngineConfig
-        from afterbase.records import Sampling
         from afterbase.stages.answer_file import AnswerSettings, answer_file
 
-        sampling, engine = Sampling(temperature, top_p, top_k, max_tokens, seed=seed), EngineConfig(rows=rows, precision=precision)
+        engine = EngineConfig(rows=rows, precision=precision)
         if errors := answer_file(AnswerSettings(model, source, out, sampling, n, template, tokens, engine)):
             typer.echo(f"{errors} questions could not be answered; their lines in {out} say why", err=True)
             raise typer.Exit(1)
         return
-    run_generate(
-        model=model,
-        prompt=prompt,
-        template=template,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        max_tokens=max_tokens,
-        seed=seed,
-        show_thought=show_thought,
-    )
+    run_generate(model=model, prompt=prompt, template=template, sampling=sampling, show_thought=show_thought)
 
 
 @app.command()
@@ -271,9 +278,9 @@ def serve(
     from afterbase.engine.local import EngineConfig
     from afterbase.stages.serve import ServeSettings, read_key, run_serve
 
-    engine = EngineConfig(rows=rows, context=context, precision=precision)
+    engine = EngineConfig(rows=rows, context=context, precision=precision, queue=queue)
     key = read_key(key_file) if key_file else None
-    settings = ServeSettings(model, host, port, key, name, template, queue, not show_thought, engine)
+    settings = ServeSettings(model, host, port, key, name, template, not show_thought, engine)
     run_serve(settings, lambda address: typer.echo(f"serving at {address}", err=True))
 
 

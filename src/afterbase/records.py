@@ -83,7 +83,7 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token id, number) pairs; the number is added to the token's logit: at common temperatures -100 bans it and 100 lets nothing else."""
     min_tokens: int = 0
-    """Among the first so many new tokens no stop id is drawn, and no stop string ends the completion; max_tokens and the context still do."""
+    """Among the first so many new tokens no stop id is drawn, and no stop string ends the completion; max_tokens and the context do."""
 
     @property
     def truncated(self) -> bool:

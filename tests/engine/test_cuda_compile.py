@@ -11,10 +11,13 @@ pytest.importorskip("triton", reason="Triton is not installed here, so its kerne
 SCRIPT = """
 import triton
 from triton.backends.compiler import GPUTarget
-from afterbase.engine.cuda import attention, draw
+from afterbase.engine.cuda import attention, draw, experts, mla
 
 KINDS = {"qkv": "*bf16", "keys": "*bf16", "values": "*bf16", "mixed": "*bf16", "lengths": "*i64", "done": "*i8", "room": "i32",
          "eps": "fp32", "scale": "fp32", "vocabulary": "i32", "rows": "i32", "tokens": "*i64", "latest": "*i64", "bests": "*i32"}
+KINDS |= dict.fromkeys(("entered", "queries", "memory", "absorbed", "outputs", "shared", "out", "hidden", "gate", "up", "down"), "*bf16")
+KINDS |= dict.fromkeys(("chosen", "order", "starts"), "*i32") | {"scaling": "fp32"}
+KINDS |= dict.fromkeys(("stride", "total", "width", "inner", "splits"), "i32")
 INTEGERS = {"counts", "limits", "stop_ids", "drawn", "positions"}
 HEADS = dict(HEADS=14, KV_HEADS=2, GROUP=7, PADDED=16, WIDTH=64, NORM=True, TOKENS=attention.BLOCK)
 CHUNKS = dict(CHUNKS=38, CHUNK=draw.CHUNK)
@@ -33,6 +36,20 @@ check(attention._remember, {"rows": "*i64", "turned": "*bf16"}, PROMPT)
 check(draw._tally, {}, CHUNKS)
 check(draw._pick, {"keys": "*i64"}, {**CHUNKS, "PADDED": 64})
 check(draw._record, {}, {"STOPS": 2, "BLOCK": 128})
+
+LATENT = dict(RANK=512, PADDED=512, ROPE=64, ROPE_PADDED=64, INTERLEAVED=True)
+check(mla._compress, {}, {**LATENT, "QUERY": 1536, "QUERY_RANK": 1536, "Q_PADDED": 2048})
+WIDE = {**LATENT, "HEADS": 128, "BLOCK": 64, "NOPE": 128, "TOKENS": 32}
+NARROW = {**WIDE, "HEADS": 4, "BLOCK": 16, "NOPE": 16, "TOKENS": 64, "RANK": 32, "PADDED": 32, "ROPE": 16, "ROPE_PADDED": 16}
+check(mla._attend_latents, {}, {**WIDE, "SPLIT": False})
+check(mla._attend_latents, {"mixed": "*fp32"}, {**NARROW, "SPLIT": True})
+GROUPS = dict(GROUPS=8, G_PADDED=8, TOP_GROUPS=4, SIZE=32, S_PADDED=32, COPIES=8, C_PADDED=8, NORM=True)
+check(experts._route, {}, GROUPS)
+check(experts._sort, {}, {"SCANNED": experts.SCANNED})
+SIZES = dict(ROWS=16, BLOCK=experts.BLOCK)
+check(experts._enter, {"tokens": "*bf16"}, {**SIZES, "COPIES": 8})
+check(experts._leave, {}, SIZES)
+check(experts._gather, {"gates": "*fp32"}, {"COPIES": 8, "COLUMNS": experts.COLUMNS})
 """
 
 

@@ -7,8 +7,6 @@ import torch
 from torch.nn import functional as F
 
 pytest.importorskip("triton", reason="Triton is not installed here, so its kernels cannot run, not even interpreted")
-from triton import language as tl
-from triton.runtime import interpreter
 
 from afterbase.engine import local
 from afterbase.engine.cuda import attention
@@ -20,42 +18,12 @@ from afterbase.engine.local import EngineConfig, LocalEngine
 from afterbase.engine.rows import IDLE, Group, Rows
 from afterbase.engine.runner import PlainRunner
 from afterbase.model.cache import Cache
-from afterbase.model.cuda import vocabulary
 from afterbase.records import Sampling
 from afterbase.segments import Segments
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BF16 = torch.bfloat16
-
-
-@pytest.fixture(autouse=True)
-def on_a_cpu(monkeypatch):
-    """What a CPU lacks: products of halves summed in float32; and Triton 3.6's interpreter: bfloat16, and loops of unknown length."""
-    if DEVICE.type == "cuda":
-        return
-    builder, patch = interpreter.InterpreterBuilder, interpreter._patch_lang_tensor
-    dot, cast = builder.create_dot, builder.cast_impl
-
-    def rounding_cast(self, source, kind):
-        """To the nearest, as a GPU does; the interpreter cuts off."""
-        data = torch.from_numpy(source.data)
-        if (source.dtype.scalar, kind.scalar) == (tl.float32, tl.bfloat16):
-            return interpreter.TensorHandle(data.to(BF16).view(torch.uint16).numpy(), tl.bfloat16)
-        if (source.dtype.scalar, kind.scalar) == (tl.bfloat16, tl.float32):
-            return interpreter.TensorHandle(data.view(BF16).float().numpy(), tl.float32)
-        return cast(self, source, kind)
-
-    def wide_dot(self, a, b, *rest):
-        return dot(self, *(rounding_cast(self, x, tl.float32) if x.dtype == tl.bfloat16 else x for x in (a, b)), *rest)
-
-    def with_index(tensor, scope):
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    monkeypatch.setattr(builder, "cast_impl", rounding_cast)
-    monkeypatch.setattr(builder, "create_dot", wide_dot)
-    monkeypatch.setattr(interpreter, "_patch_lang_tensor", with_index)
-    monkeypatch.setattr(vocabulary, "product", lambda a, b: a.float() @ b.float())
+pytestmark = pytest.mark.usefixtures("on_a_cpu")
 
 
 @pytest.fixture
@@ -269,7 +237,7 @@ def test_the_engine_answers_the_same_whoever_takes_the_steps(tiny, random_tokens
         async def ask(engine=engine, said=said):
             quiet = [engine.generate(random_tokens(5, n), Sampling(max_tokens=2 + 4 * n, seed=n, stop_ids=(n,))) for n in range(3)]
             first = await asyncio.gather(*quiet)
-            followed = await engine.generate(random_tokens(3), Sampling(max_tokens=4, seed=8), 1, said.append)
+            followed = await engine.generate(random_tokens(3), Sampling(max_tokens=4, seed=8), 1, lambda *news: said.append(news[1]))
             return [
                 *first,
                 followed,

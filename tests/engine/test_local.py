@@ -287,10 +287,23 @@ def test_a_token_outside_the_vocabulary_is_refused_before_it_can_break_a_pass(mo
         generate(engine, ((1, 99), Sampling()))
 
 
-def test_streaming_tells_the_first_answers_tokens_as_they_come(model):
+def test_streaming_tells_every_answers_tokens_as_they_come(model):
     engine, heard = LocalEngine(model, EngineConfig()), []
-    (answers,) = generate(engine, ((1, 2), Sampling(max_tokens=6), 3, heard.append))
-    assert tuple(heard) == answers[0].tokens
+    (answers,) = generate(engine, ((1, 2), Sampling(max_tokens=6), 3, lambda *news: heard.append(news)))
+    for sample, answer in enumerate(answers):
+        assert [news[1:] for news in heard if news[0] == sample] == list(zip(answer.tokens, answer.logprobs, strict=True))
+    assert [news[0] for news in heard[:6]] == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_reader_that_fails_loses_its_own_request_only(model):
+    engine = LocalEngine(model, EngineConfig())
+
+    async def read_badly():
+        bad = engine.generate((1, 2), Sampling(max_tokens=30), 1, lambda *news: [][1])
+        return await asyncio.gather(bad, engine.generate((1, 2), Sampling(max_tokens=30)), return_exceptions=True)
+
+    failed, fine = asyncio.run(read_badly())
+    assert isinstance(failed, IndexError) and len(fine[0].tokens) == 30
 
 
 def test_a_cancelled_run_leaves_the_engine_usable(model):

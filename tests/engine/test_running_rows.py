@@ -143,19 +143,17 @@ def test_dropping_tells_which_groups_were_running():
 
 
 def test_a_device_goes_alone_as_far_as_the_host_has_no_say():
-    """No further than the longest limit; one step at a time for someone who reads along or a stop string; not for truncated draws."""
+    """No further than the longest limit; one step at a time for a stop string; not for truncated draws."""
 
-    def most(decode=None, watch=None, **sampling) -> int:
+    def most(decode=None, **sampling) -> int:
         driver = Driver(decode=decode)
         driver.ask(range(50), max_tokens=7)
-        group = driver.ask(range(50), **{"max_tokens": 5, **sampling})
-        group.watch = watch
-        driver.rows.watched = watch is not None
+        driver.ask(range(50), **{"max_tokens": 5, **sampling})
         return driver.rows.burst(16)
 
     assert most() == 6  # the first has said one of its seven
     assert most(max_tokens=100) == 16
-    assert most(watch=print) == most(decode=ascii_text, stop=("!",)) == 1
+    assert most(decode=ascii_text, stop=("!",)) == 1
     assert most(top_k=3) == most(top_p=0.9) == 0
 
 

@@ -117,10 +117,11 @@ def test_stale_answers_are_corrected_for(page, trained, level):
     assert all(line["train/ratio/mean"] == pytest.approx(1.0, abs=1e-5) for line in lines)
 
 
-def test_truncated_sampling_is_corrected_for(page, trained):
-    """top-k 3 of a vocabulary: each token was drawn with more probability than the policy gives it, so all weights are below 1."""
+@pytest.mark.parametrize("truncated", [{"top_k": 3}, {"min_p": 0.9}])
+def test_truncated_sampling_is_corrected_for(page, trained, truncated):
+    """Few of a vocabulary: each token was drawn with more probability than the policy gives it, so all weights are below 1."""
     correction = {"level": "token", "mode": "clip", "low": 0.0, "high": 10.0}
-    line = trained(page(steps=1, sampling={"max_tokens": 16, "top_k": 3}, objective={"correction": correction}))[0]
+    line = trained(page(steps=1, sampling={"max_tokens": 16, **truncated}, objective={"correction": correction}))[0]
     assert 0 < line["train/correction/mean"] < 0.5
 
 

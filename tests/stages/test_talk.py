@@ -123,6 +123,25 @@ def test_wrong_options_are_told(dense, command, arguments, said):
     assert (code, out) == (2, "") and said in err
 
 
+def test_what_cannot_be_sampled_with_is_told_before_anything_is_asked(dense, command, tmp_path):
+    """A question and a file of them; no file of errors is left behind."""
+    assert "min_p=1.0 cannot be sampled with" in command("generate", dense, "Hi", "--min-p", "1")[2]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"prompt": "Hi"}\n')
+    code, _, err = command("generate", dense, "--in", source, "--out", out, "--min-tokens", "9", "--max-tokens", "8")
+    assert code != 0 and "from 0 to max_tokens=8" in err and not out.exists()
+
+
+def test_penalties_and_patience_reach_the_engine(taught, command):
+    """What was learned by heart ends at once; with patience more is said, and with penalties something else."""
+    assert command("generate", taught, "Hi", "--temperature", "0")[1] == "Hello!\n"
+    patient = command("generate", taught, "Hi", "--temperature", "0", "--min-tokens", "20", "--max-tokens", "20")[1]
+    assert patient.startswith("Hello!") and len(patient) > len("Hello!\n")
+    options = "--repetition-penalty", "100", "--presence-penalty", "1", "--frequency-penalty", "10000", "--min-tokens", "20"
+    other = command("generate", taught, "Hi", "--temperature", "0", "--max-tokens", "20", *options)[1]
+    assert other != patient
+
+
 def test_a_model_without_a_chat_template_generates_and_does_not_chat(dense, tmp_path, command):
 
     bare = shutil.copytree(dense, tmp_path / "bare")

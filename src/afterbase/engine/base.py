@@ -15,6 +15,8 @@ class Engine(Protocol):
 
     room: int
     """Longest prompt plus completion in tokens."""
+    ledger: dict[int, int]
+    """Version -> checksum of the weights that were loaded under it."""
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling, n: int = 1) -> list[Completion]:
         """n completions of one prompt, whose cache they share."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from afterbase.engine.cuda import has_triton
 from afterbase.engine.steer import Asked, Steer, steering_of
 from afterbase.model.native import KINDS, kernels_for
+from afterbase.records import Sampling
 
 _WORD = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -62,10 +63,10 @@ class Knobs:
 
     temperature: Float[Tensor, "n"]
     """0 is greedy."""
-    top_p: Float[Tensor, "n"]
-    """1 keeps all."""
-    top_k: Int[Tensor, "n"]
-    """0 keeps all."""
+    top_p: Float[Tensor, "n"] | None
+    """1 keeps all; None where no row truncates."""
+    top_k: Int[Tensor, "n"] | None
+    """0 keeps all; None where no row truncates."""
     truncating: bool
     """Whether any row has top-p, top-k or min-p set; without, the sort is saved."""
     greedy: bool
@@ -91,15 +92,25 @@ class Knobs:
         return self.truncating or bool(self.steering)
 
 
+def special(sampling: Sampling, device: torch.device) -> bool:
+    """Whether it asks for more than the fast kernel of this device knows; that of CPUs does not know greedy rows."""
+    return sampling.truncated or sampling.steered or (device.type == "cpu" and sampling.temperature == 0)
+
+
+def plain_knobs(temperature: Float[Tensor, "n"]) -> Knobs:
+    """The settings of rows of which none is special."""
+    greedy, plain = bool((temperature == 0).any()), bool(((temperature == 1) | (temperature == 0)).all())
+    return Knobs(temperature, None, None, truncating=False, greedy=greedy, plain=plain)
+
+
 def knobs_of(asked: Sequence[Asked], device: torch.device) -> Knobs:
-    """The settings of these rows; those that ask for more than the fast kernels know are drawn apart."""
-    cold = device.type == "cpu"  # greedy rows, which only the kernel for GPUs knows
-    apart = [s.truncated or s.steered or (cold and s.temperature == 0) for _, s in asked]
-    if any(apart) and not all(apart):
-        places = [[place for place, special in enumerate(apart) if special == which] for which in (False, True)]
-        parts = [(torch.tensor(rows, device=device), _alike([asked[place] for place in rows], device)) for rows in places]
-        return replace(_alike(asked, device), parts=tuple(parts))
-    return _alike(asked, device)
+    """The settings of any rows; the special ones are drawn apart."""
+    apart = [special(sampling, device) for _, sampling in asked]
+    if all(apart) or not any(apart):
+        return _alike(asked, device)
+    places = [[place for place, one in enumerate(apart) if one == which] for which in (False, True)]
+    parts = [(torch.tensor(rows, device=device), _alike([asked[place] for place in rows], device)) for rows in places]
+    return replace(_alike(asked, device), parts=tuple(parts))
 
 
 def _alike(asked: Sequence[Asked], device: torch.device) -> Knobs:

@@ -9,7 +9,7 @@ decoding step reads views, never copies; a row that ends gives its place to the 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -19,11 +19,16 @@ from torch import Tensor
 
 from afterbase.config import Config
 from afterbase.engine.checks import check_sampling
-from afterbase.engine.rows import Group, Rows
+from afterbase.engine.group import Group, Watch
+from afterbase.engine.rows import Moves, Rows
 from afterbase.engine.runner import runner_for
+from afterbase.engine.scheduler import Scheduler
+from afterbase.engine.several import SeveralRows
+from afterbase.engine.slots import GIB, Budgeted, Growing, token_bytes
+from afterbase.engine.speculative import Speculation, SpeculativeConfig, speculator_for
+from afterbase.engine.weights import checksum, take
 from afterbase.errors import EngineError
 from afterbase.model.cache import Cache
-from afterbase.model.checkpoint import hf_weights
 from afterbase.model.logprob import token_logprobs
 from afterbase.model.transformer import Transformer
 from afterbase.records import Completion, Sampling
@@ -33,55 +38,88 @@ BURST = 16
 """Decoding steps between two looks at the queue and at other tasks."""
 
 
-ROOM_STEP = 64
-"""The cache grows by this many tokens."""
-
-
 class EngineConfig(Config):
     """How much runs at once."""
 
     rows: int = Field(256, gt=0)
-    """Requests that decode together; the cache is rows x context tokens."""
+    """Requests that decode together at most."""
+    memory: float | None = Field(None, gt=0)
+    """GiB of cache. Unset: as much as all rows take if each is as long as the longest request may become. Set: rows are as long as the
+    longest one is by now; where that leaves too few of them, the youngest requests wait and go on later, with the same result."""
+    queue: int | None = Field(None, ge=0)
+    """Answers that may wait while all rows are taken; more are refused. Unset: any number."""
     context: int | None = Field(None, gt=0)
     """Longest prompt plus completion in tokens; unset means the model's own context length."""
     prefill_tokens: int = Field(8192, gt=0)
     """Prompt tokens read in one forward pass."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of matrix products; the same as the trainer's, or their log-probabilities part."""
+    speculative: SpeculativeConfig | None = None
+    """Guess several tokens and verify them in one pass, `{kind = "mtp"}` or `{kind = "ngram"}`; the same tokens, sooner when few run."""
 
 
 class LocalEngine:
     """Continuous batching over one model."""
 
-    def __init__(self, model: Transformer, config: EngineConfig, decode: Callable[[Sequence[int]], str] | None = None) -> None:
-        """`decode` turns tokens into text; only requests with stop strings need it."""
+    def __init__(
+        self, model: Transformer, config: EngineConfig, decode: Callable[[Sequence[int]], str] | None = None, version: int = 0
+    ) -> None:
+        """`decode` turns tokens into text; only requests with stop strings need it. `version` is what the model's weights are called."""
         self.model, self.config = model, config
         self.device = model.lm_head.weight.device
         self.room = min(config.context or model.config.max_position_embeddings, model.config.max_position_embeddings)
-        self.version = 0
+        self.version = version
         self.runner = runner_for(model, torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
         halved = config.precision == "bfloat16" and (self.runner.compact or self.device.type != "cpu")
         self.dtype = torch.bfloat16 if halved else model.lm_head.weight.dtype
-        self.rows = Rows(config.rows, self.room, self.device, decode)
-        self.waiting: deque[Group] = deque()
-        self.cache: Cache | None = None
+        self.rows = (SeveralRows if config.speculative else Rows)(config.rows, self.room, self.device, decode)
+        self.speculator = speculator_for(config.speculative, model, self.rows, self.runner)
+        self.slots = self._slots()
+        self.scheduler = Scheduler(self.slots, self.rows, config.prefill_tokens, self._reach, self._move)
+        self.waiting = self.scheduler.waiting
+        self.arrivals = itertools.count()
         self.driver: asyncio.Task | None = None
         self.weights = (*model.parameters(), *model.buffers())
         self.stamp = self._stamp()
+        self.ledger = {self.version: self.checksum()}  # version -> which weights those were
+
+    @property
+    def cache(self) -> Cache | None:
+        """What the running rows remember."""
+        return self.slots.cache
+
+    @property
+    def most(self) -> int | None:
+        """Answers that may run or wait at a time; None is any number."""
+        return None if self.config.queue is None else self.config.rows + self.config.queue
 
     async def generate(
-        self, prompt: Sequence[int], sampling: Sampling, n: int = 1, watch: Callable[[int], None] | None = None
+        self, prompt: Sequence[int], sampling: Sampling, n: int = 1, watch: Watch | None = None, tag: str = ""
     ) -> list[Completion]:
-        """n completions of one prompt, read once; `watch` is told the first one's tokens as they are drawn (streaming).
+        """n completions of one prompt, read once; `watch` is told (sample, token, log-probability) soon after each draw (streaming).
 
-        EngineError when the prompt leaves no room for an answer.
+        `tag` says what they are about: `speculation` counts by it. Cancelling frees the rows.
+
+        EngineError when it cannot be served: in itself, or because too many wait.
         """
+        self._check(prompt, sampling, n)
+        loop = asyncio.get_running_loop()
+        group = Group(tuple(prompt), sampling, range(n), loop.create_future(), watch, tag, arrival=next(self.arrivals))
+        self.waiting.append(group)
+        if self.driver is None or self.driver.done():
+            self.driver = loop.create_task(self._drive())
+        return await group.future
+
+    def _check(self, prompt: Sequence[int], sampling: Sampling, n: int) -> None:
+        """EngineError for what can never be served, or not now."""
         check_sampling(sampling, self.model.config.vocab_size)
+        if n < 1:
+            raise EngineError(f"{n} completions were asked for; ask for at least one")
         if not prompt:
             raise EngineError("an empty prompt cannot be continued; give at least one token, such as the beginning of a sentence")
-        if max(prompt) >= self.model.config.vocab_size or min(prompt) < 0:
+        if wrong := [token for token in (min(prompt), max(prompt)) if not 0 <= token < self.model.config.vocab_size]:
             raise EngineError(
-                f"a prompt holds token {max(prompt)}, the model knows 0 to {self.model.config.vocab_size - 1}; "
+                f"a prompt holds token {wrong[0]}, the model knows 0 to {self.model.config.vocab_size - 1}; "
                 "encode it with the model's own tokenizer"
             )
         if len(prompt) >= self.room:
@@ -90,15 +128,17 @@ class LocalEngine:
             )
         if sampling.stop and self.rows.decode is None:
             raise EngineError(f"stop strings such as {sampling.stop[0]!r} need an engine that was given a decoder; use stop ids")
-        loop = asyncio.get_running_loop()
-        groups = [
-            Group(tuple(prompt), sampling, range(first, min(first + self.config.rows, n)), loop.create_future(), watch)
-            for first in range(0, n, self.config.rows)
-        ]
-        self.waiting.extend(groups)
-        if self.driver is None or self.driver.done():
-            self.driver = loop.create_task(self._drive())
-        return [completion for group in groups for completion in await group.future]
+        tokens = min(len(prompt) + sampling.max_tokens, self.room) + self.slots.spare
+        if tokens > self.slots.tokens:
+            raise EngineError(
+                f"a prompt of {len(prompt)} tokens and up to {sampling.max_tokens} new ones take {tokens} tokens of cache, "
+                f"engine.memory={self.config.memory:g} GiB holds {self.slots.tokens}; ask for fewer, or raise it"
+            )
+        if self.most is not None and (held := self.scheduler.held) + n > self.most:
+            raise EngineError(
+                f"{held} answers run or wait and {n} more were asked for; engine.rows={self.config.rows} and "
+                f"engine.queue={self.config.queue} allow {self.most}: ask again later, or raise engine.queue"
+            )
 
     async def score(self, tokens: Sequence[int]) -> list[float]:
         """Log-probability of each token after the first, at temperature 1."""
@@ -109,31 +149,31 @@ class LocalEngine:
             hidden = self.model(stream, Segments.of([len(tokens)], self.device))
             return token_logprobs(hidden[:-1], self.model.lm_head.weight, stream[1:]).tolist()
 
+    def speculation(self) -> Speculation | None:
+        """What drafting did so far; None where nothing is drafted."""
+        return self.speculator.speculation if self.speculator else None
+
     async def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Sample from these weights from now on. The trainer's own tensors are taken as they are; others are copied in."""
+        self.scheduler.forget()
         if self.waiting or self.rows.running:
             raise EngineError(f"weights {version} came while requests of weights {self.version} run; wait for them before loading")
-        own, left = dict(hf_weights(self.model)), {name for name, _ in hf_weights(self.model)}
-        with torch.no_grad():
-            for name, tensor in weights:
-                left.discard(name)
-                if name not in own or own[name].shape != tensor.shape:
-                    wanted = f"has it as {list(own[name].shape)}" if name in own else "has no such tensor"
-                    raise EngineError(f"weights {version} hold {name} {list(tensor.shape)}, the model {wanted}; load a model of its shape")
-                if own[name].data_ptr() != tensor.data_ptr():
-                    own[name].copy_(tensor)
-        if left:
-            raise EngineError(f"weights {version} lack {len(left)} tensors of the model, {min(left)} among them; load all of them")
+        take(self.model, weights, version)
         self.version = version
         self.runner.refresh()
         self.stamp = self._stamp()
+        self.ledger[version] = self.checksum()
+
+    def checksum(self) -> int:
+        """Which weights there are now, as a number below 2**53: see weights.py."""
+        return checksum(self.weights)
 
     async def close(self) -> None:
         """Stop; requests still running end with an EngineError."""
         if self.driver is not None:
             self.driver.cancel()
         self._fail(EngineError("the engine was closed while requests were running"))
-        self.cache = None
+        self.slots.release()
         self.runner.release()
 
     async def _drive(self) -> None:
@@ -147,8 +187,7 @@ class LocalEngine:
 
     def _fail(self, error: Exception) -> None:
         for group in (*self.waiting, *self.rows.drop()):
-            if not group.future.done():
-                group.future.set_exception(error)
+            group.fail(error)
         self.waiting.clear()
 
     @torch.inference_mode()
@@ -159,12 +198,35 @@ class LocalEngine:
         """
         if self._stamp() != self.stamp:
             raise EngineError(f"the weights changed after version {self.version} was loaded; call load() after every update")
-        self._make_room()
+        self.scheduler.forget()
+        self.scheduler.make_way()
         with self._autocast():
-            while admitted := self._admit():
-                self._move(self.rows.advance(self._prefill(admitted), self.version))
-            if self.rows.running and not self._burst():
+            while admitted := self.scheduler.admit():
+                self._enter(admitted)
+            if self.rows.running:
+                self._go_on()
+
+    def _enter(self, groups: list[Group]) -> None:
+        """Read the groups' prompts and draw what follows. What fails for several is tried one by one: a fault is its owner's alone."""
+        first = self.rows.running
+        try:
+            self._move(self.rows.advance(self._prefill(groups), self.version))
+        except Exception as error:
+            self.rows.retract(first)
+            if len(groups) == 1:
+                groups[0].fail(error)
+            else:
+                for group in groups:
+                    self._enter([group])
+
+    def _go_on(self) -> None:
+        """Give the running rows their next tokens. If that fails, what they remember is half written; those who wait lose nothing."""
+        try:
+            if not self._burst():
                 self._stepwise()
+        except Exception as error:
+            for group in self.rows.drop():
+                group.fail(error)
 
     def _burst(self) -> bool:
         """Steps that the device takes on its own; False where it does not."""
@@ -178,54 +240,50 @@ class LocalEngine:
         """Steps of which the host sees every draw, until a request ends, so that others may take its place."""
         running = self.rows.running
         for _ in range(BURST):
-            self._move(self.rows.advance(self._decode(), self.version))
+            self._move(self.speculator.step(self.cache, self.version, self._plain) if self.speculator else self._plain())
             if self.rows.running < running:
                 break
 
-    def _move(self, moves: list[tuple[Tensor, Tensor, int]]) -> None:
+    def _move(self, moves: Moves) -> None:
         for target, source, length in moves:
             self.cache.move(source, target, length)
+            if self.speculator:
+                self.speculator.drafter.move(target, source)
 
-    def _make_room(self) -> None:
-        """A cache as long as the longest request needs, and no longer: a context of 100,000 tokens is seldom used."""
-        asked = max((len(group.prompt) + group.sampling.max_tokens for group in self.waiting), default=0)
-        needed = min(self.room, -(-asked // ROOM_STEP) * ROOM_STEP)
-        if self.cache is not None and needed <= self.cache.room:
-            return
-        try:
-            cache = Cache(self.model.config, self.config.rows, needed, self.dtype, self.device)
-        except RuntimeError as error:  # torch's out-of-memory errors, on either kind of device
-            raise EngineError(
-                f"a cache of {self.config.rows} requests x {needed} tokens does not fit into memory ({str(error).splitlines()[0]}); "
-                "lower engine.rows, or the length of prompts and answers"
-            ) from None
-        if self.cache is not None:
-            cache.take(self.cache)
-        self.cache = cache
+    def _plain(self) -> Moves:
+        """One token for every running row; returns the cache's moves."""
+        return self.rows.advance(self._decode(), self.version)
 
-    def _admit(self) -> list[Group]:
-        """The waiting groups that fit into the free rows and one forward pass, in order of arrival."""
-        admitted, free, tokens = [], self.config.rows - self.rows.running, 0
-        while self.waiting and len(self.waiting[0].samples) <= free:
-            if admitted and tokens + len(self.waiting[0].prompt) > self.config.prefill_tokens:
-                break
-            group = self.waiting.popleft()
-            free, tokens = free - len(group.samples), tokens + len(group.prompt)
-            admitted.append(group)
-        return admitted
+    @property
+    def _reach(self) -> int:
+        """Tokens that a row may gain between two looks."""
+        return BURST * (1 + (self.speculator.drafter.tokens if self.speculator else 0))
+
+    def _slots(self) -> Growing | Budgeted:
+        """The cache's memory, without a budget or with one."""
+        drafter = self.speculator.drafter if self.speculator else None
+        ahead, spare = (drafter.layers, drafter.tokens) if drafter else (0, 0)  # drafts may reach past the last token
+
+        def make(rows: int, room: int) -> Cache:
+            return Cache(self.model.config, rows, room, self.dtype, self.device, ahead)
+
+        if self.config.memory is None:
+            return Growing(make, self.config.rows, self.room, spare)
+        tokens = int(self.config.memory * GIB / token_bytes(self.model.config, self.dtype.itemsize, ahead))
+        return Budgeted(make, tokens, self.config.rows, self.room, spare, self._reach)
 
     def _prefill(self, groups: list[Group]) -> Tensor:
         """Read each group's prompt once, share its cache, and return the logits of each new row's first token [new, V]."""
         firsts = self.rows.place(groups)
-        segments = Segments.of([len(group.prompt) for group in groups], self.device)
-        tokens = torch.tensor([token for group in groups for token in group.prompt], device=self.device)
+        segments = Segments.of([len(group.text) for group in groups], self.device)
+        tokens = torch.tensor([token for group in groups for token in group.text], device=self.device)
         step = self.cache.filling(segments, torch.tensor(firsts, device=self.device))
-        logits = self.runner.prefill(tokens, segments, step)
+        logits = self.speculator.drafter.read(tokens, segments, step) if self.speculator else self.runner.prefill(tokens, segments, step)
         if self.rows.fresh == len(groups):
             return logits
         members = torch.tensor([index for index, group in enumerate(groups) for _ in group.samples], device=self.device)
         new = torch.arange(firsts[0], self.rows.running, device=self.device)
-        self.cache.move(torch.tensor(firsts, device=self.device)[members], new, segments.longest)
+        self._move([(new, torch.tensor(firsts, device=self.device)[members], segments.longest)])
         return logits[members]
 
     def _decode(self) -> Tensor:

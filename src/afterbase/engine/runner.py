@@ -2,7 +2,8 @@
 
 On a CPU a small model's step is bound by the number of operations and not by arithmetic, so the engine keeps its own fused copies of
 the weights and refreshes them on `load`; the model itself is never changed. Between the products run the compiled kernels, or the same
-in torch where there is no compiler. Models with experts or latent attention decode by their own forward pass.
+in torch where there is no compiler. Models with experts or latent attention decode by their own forward pass, except on a GPU
+(cuda/latent.py).
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 Attend = Callable[[Tensor, GQA, LayerStep], Tensor]
 """One layer's attention of this step: the stacked projections [n, out] in, the heads' mixtures [n, query] out."""
-LATENT = False
-"""Whether models with latent attention and experts decode by recorded steps on a GPU; they have yet to run on one."""
+LATENT = True
+"""Whether models with latent attention and experts decode by recorded steps on a GPU."""
 
 
 class PlainRunner:

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from afterbase.model.rows import Pad, Take
 from afterbase.segments import Segments
 
+EIGHT = 8
+"""FlashAttention knows heads whose width is a multiple of this; others are filled up with zeros, which change no product."""
 SHORT = 256
 """Tokens up to which a CPU attends by plain matrix products."""
 
@@ -42,14 +44,23 @@ def attend_memory(
     Runs in the memory's own dtype: with so few queries per key it is bound by reading the memory, not by arithmetic.
     """
     rows, heads, length = keys.shape[0], keys.shape[1], keys.shape[2]
+    if len(queries) > rows:
+        return _attend_several(queries, keys, values, seen, scale)
     with torch.autocast(queries.device.type, enabled=False):
-        tokens = queries.to(keys.dtype).view(rows, -1, heads, queries.shape[1] // heads, queries.shape[2])  # [n w hk group k]
-        grouped = tokens.transpose(1, 2).reshape(rows * heads, -1, queries.shape[2])
+        grouped = queries.to(keys.dtype).reshape(rows * heads, -1, queries.shape[-1])
         scores = torch.bmm(grouped, matrices(keys).transpose(1, 2)).float() * scale
-        scores = scores.view(rows, heads, *tokens.shape[1:4:2], length).masked_fill_(~seen.view(rows, 1, -1, 1, length), -torch.inf)
+        scores = scores.unflatten(0, (rows, heads)).masked_fill_(~seen, -torch.inf)
         weights = scores.softmax(-1).to(values.dtype).view(rows * heads, -1, length)
-        mixed = torch.bmm(weights, matrices(values)).view(rows, heads, *tokens.shape[1:4:2], -1)
-        return mixed.transpose(1, 2).reshape(*queries.shape[:2], -1)
+        return torch.bmm(weights, matrices(values)).view(rows, queries.shape[1], -1)
+
+
+def _attend_several(queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:
+    """Several new tokens of a row, as so many more queries of each of its keys."""
+    rows, heads, length = keys.shape[0], keys.shape[1], keys.shape[2]
+    asked = queries.unflatten(1, (heads, -1)).unflatten(0, (rows, -1))  # [n w hk group k]
+    allowed = seen.view(rows, 1, -1, length).repeat_interleave(asked.shape[3], dim=2)
+    mixed = attend_memory(asked.transpose(1, 2).flatten(1, 3), keys, values, allowed, scale)
+    return mixed.view(rows, heads, *asked.shape[1:4:2], -1).transpose(1, 2).reshape(*queries.shape[:2], -1)
 
 
 def matrices(memory: Float[Tensor, "n h L width"]) -> Float[Tensor, "nh L width"]:
@@ -105,9 +116,8 @@ def _short(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 def _varlen(queries: Tensor, keys: Tensor, values: Tensor, segments: Segments, scale: float) -> Tensor:
     """Torch's FlashAttention over cumulative lengths; below `varlen_attn`, which would have the shared keys repeated for every query."""
-    width = values.shape[-1]
-    if width < queries.shape[-1]:
-        values = F.pad(values, (0, queries.shape[-1] - width))
+    width, wide = values.shape[-1], -(-queries.shape[-1] // EIGHT) * EIGHT
+    queries, keys, values = (x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1])) for x in (queries, keys, values))
     bounds = segments.starts, segments.starts, segments.longest, segments.longest
     out = torch.ops.aten._flash_attention_forward(queries, keys, values, *bounds, 0.0, True, False, scale=scale)[0]
     return out[..., :width]

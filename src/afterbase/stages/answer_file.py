@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from afterbase.engine.checks import check_sampling
 from afterbase.engine.draw import row_key
 from afterbase.engine.local import EngineConfig, LocalEngine
 from afterbase.errors import AfterbaseError, ConfigError, DataError
@@ -75,6 +76,7 @@ def answer_file(settings: AnswerSettings) -> int:
         if left:
             model, tokenizer = load_pair(settings.model)
             sampling = replace(settings.sampling, stop_ids=tokenizer.stop_ids)
+            check_sampling(sampling, model.config.vocab_size)
             settings = replace(settings, sampling=sampling)
             engine = LocalEngine(model, settings.engine, tokenizer.decode)
             asyncio.run(_Answerer(settings, tokenizer, engine, lines).answer(left, len(questions)))

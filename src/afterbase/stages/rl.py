@@ -84,8 +84,7 @@ class Loop:
     def open(cls, config: RlConfig, session: Session, judge: Reward) -> Loop:
         """Everything ready for the next round."""
         prompts = Curriculum(config.curriculum, open_mixture(config.prompts, config.seed), config.seed)
-        engine = LocalEngine(session.model, config.engine, session.tokenizer.decode)
-        engine.version = session.trainer.done
+        engine = LocalEngine(session.model, config.engine, session.tokenizer.decode, session.trainer.done)
         for source in prompts.sources:
             if isinstance(source, RowSource):  # generated prompts are without end, and short
                 check_fit(source.prompts, session.tokenizer, config.template, engine.room)
@@ -160,6 +159,7 @@ class Loop:
             asked = await self.held_out.evaluate(step, self.asker.ask, self.session.run)
             self.session.keep_best(asked)
         self.session.stop_if_asked()
+        drew = self.asker.engine.ledger[self.session.trainer.done]
         with self.clock("sample"):
             await self.stream.fill(step)
         self.session.stop_if_asked()
@@ -175,7 +175,7 @@ class Loop:
             with self.clock("judge"):
                 await self.stream.settle()
         self.prompts.observe(outcomes([*groups, *replaced]))
-        metrics |= asked | self.prompts.metrics() | self.asker.judge.metrics()
+        metrics |= asked | self.prompts.metrics() | self.asker.judge.metrics() | {"engine/weights/checksum": drew}
         self.log(step, groups, replaced, metrics, began)
         self.session.save_if_due(self.state())
         return metrics
@@ -187,7 +187,7 @@ class Loop:
         write_rollouts(run.directory / "rollouts" / f"{step:06d}.jsonl", drawn)
         run.tracker.log(step, metrics)
         self.seconds["step"] = perf_counter() - began
-        run.tracker.time(step, {f"time/{part}/seconds": spent for part, spent in self.seconds.items()})
+        run.tracker.time(step, {f"time/{part}/seconds": spent for part, spent in self.seconds.items()} | drafting(self.asker.engine))
         for sentence in self.watch.look(step, metrics):
             print(f"rl: {sentence}", file=sys.stderr)
 
@@ -232,6 +232,12 @@ def clock(seconds: dict[str, float], part: str) -> Iterator[None]:
         yield
     finally:
         seconds[part] = seconds.get(part, 0.0) + perf_counter() - began
+
+
+def drafting(engine: LocalEngine) -> dict[str, float]:
+    """How many drafted tokens were kept so far, by place; not among the metrics, for when drafting pays is a matter of seconds."""
+    counts = engine.speculation()
+    return {f"engine/accepted_{place}/fraction": share for place, share in enumerate(counts.whole.fractions, 1)} if counts else {}
 
 
 def seed(config: RlConfig, step: int, number: int) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from afterbase.config import Config
+from afterbase.engine.checks import COLDEST, HOTTEST
 from afterbase.engine.local import EngineConfig
 from afterbase.objective.grpo import GrpoConfig
 from afterbase.objective.ppo import PpoConfig
@@ -25,14 +26,20 @@ from afterbase.train.trainer import TrainerConfig
 
 
 class DrawConfig(Config):
-    """How answers are drawn during training."""
+    """How answers are drawn during training.
 
-    temperature: float = Field(1.0, gt=0)
+    With top_p, top_k or min_p answers come from another distribution than the trainer's, whose ratio `objective.correction` can make up
+    for. Penalties and biases are left out: what they draw depends on what was said before in ways that no policy of the model has.
+    """
+
+    temperature: float = Field(1.0, ge=COLDEST, le=HOTTEST)
     """Divides the logits; the trainer's log-probabilities use the same."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Keep the smallest set of tokens with this much probability; 1 keeps all, so that pi_old is what was sampled."""
     top_k: int = Field(0, ge=0)
     """Keep the k most probable tokens; 0 keeps all."""
+    min_p: float = Field(0.0, ge=0, lt=1)
+    """Keep the tokens that are at least this share as probable as the most probable one; 0 keeps all."""
     max_tokens: int = Field(512, gt=0)
     """Length cap of an answer in tokens."""
     stop: tuple[str, ...] = ()
@@ -40,18 +47,20 @@ class DrawConfig(Config):
 
     def sampling(self, seed: int) -> Sampling:
         """The engine's side of it, with the seed of one group."""
-        return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens, self.stop, seed=seed)
+        return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens, self.stop, seed=seed, min_p=self.min_p)
 
 
 class DomainDrawConfig(Config):
     """What one domain draws differently; whatever is left out is as `sampling` says."""
 
-    temperature: float | None = Field(None, gt=0)
+    temperature: float | None = Field(None, ge=COLDEST, le=HOTTEST)
     """Divides the logits."""
     top_p: float | None = Field(None, gt=0, le=1)
     """Keep the smallest set of tokens with this much probability."""
     top_k: int | None = Field(None, ge=0)
     """Keep the k most probable tokens; 0 keeps all."""
+    min_p: float | None = Field(None, ge=0, lt=1)
+    """Keep the tokens that are at least this share as probable as the most probable one."""
     max_tokens: int | None = Field(None, gt=0)
     """Length cap of an answer in tokens."""
     stop: tuple[str, ...] | None = None

@@ -41,12 +41,10 @@ class ServeSettings:
     """The model's name in requests; None takes the directory's."""
     template: str = "chat"
     """How conversations are put to the model."""
-    queue: int = 256
-    """Answers that may wait for a row; more are refused with 429."""
     hide_thought: bool = False
     """Whether nobody gets to see thoughts."""
-    engine: EngineConfig = field(default_factory=lambda: EngineConfig(rows=64))
-    """How much runs at once."""
+    engine: EngineConfig = field(default_factory=lambda: EngineConfig(rows=64, queue=256))
+    """How much runs at once; what its queue does not take is refused with 429."""
 
 
 def run_serve(settings: ServeSettings, listening: Callable[[str], None] = lambda address: None) -> None:
@@ -87,7 +85,7 @@ async def _serve(settings: ServeSettings, engine: LocalEngine, tokenizer: Tokeni
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     name = settings.name or settings.model.resolve().name
-    desk = Desk(engine, settings.queue)
+    desk = Desk(engine)
     api = Api(desk, Served(name, tokenizer, settings.template, settings.key, settings.hide_thought, lambda: secrets.randbits(63)))
     server = Server(api, api.admit, lambda error: traceback.print_exception(error, file=sys.stderr))
     desk.start()

@@ -20,21 +20,9 @@ from afterbase.text.tokenizer import TAGS, Tokenizer
 HIDING = "(thinking)"
 
 
-def run_generate(
-    *,
-    model: Path,
-    prompt: str,
-    template: str,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    max_tokens: int,
-    seed: int,
-    show_thought: bool,
-) -> None:
+def run_generate(*, model: Path, prompt: str, template: str, sampling: Sampling, show_thought: bool) -> None:
     """Answer one prompt on standard output."""
     talker = Talker.open(model, template)
-    sampling = Sampling(temperature, top_p, top_k, max_tokens, seed=seed)
     talker.answer((Message("user", prompt),), sampling, show_thought)
 
 
@@ -94,7 +82,7 @@ class Talker:
         opened = opens(self.tokenizer.decode(tokens, skip_special=False))
         printer = Printer(StreamDecoder(self.tokenizer), show_thought, opened)
         sampling = replace(sampling, stop_ids=self.tokenizer.stop_ids)
-        (completion,) = asyncio.run(self.engine.generate(tokens, sampling, 1, printer.push))
+        (completion,) = asyncio.run(self.engine.generate(tokens, sampling, 1, lambda sample, token, logprob: printer.push(token)))
         printer.finish()
         if printer.text.strip() and not printer.printed:
             print("(the answer ended within its thought; show the thinking, or allow more tokens)", file=sys.stderr)

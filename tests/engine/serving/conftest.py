@@ -23,9 +23,9 @@ SHAPE = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_
 class Running:
     """A server in a thread of its own, and what a test wants to look at."""
 
-    def __init__(self, engine: LocalEngine, tokenizer: Tokenizer, queue: int, limits: Limits, **served) -> None:
+    def __init__(self, engine: LocalEngine, tokenizer: Tokenizer, limits: Limits, **served) -> None:
         self.engine, self.tokenizer = engine, tokenizer
-        self.desk, self.failures, self.steps = Desk(engine, queue), [], 0
+        self.desk, self.failures, self.steps = Desk(engine), [], 0
         numbers = iter(range(10**9))
         about = {"name": "tiny", "template": "chat", "key": "secret", "hide_thought": False, "draws": lambda: next(numbers), **served}
         api = Api(self.desk, Served(tokenizer=tokenizer, **about))
@@ -72,8 +72,8 @@ def serving(letters) -> Callable:
     ) -> Iterator[Running]:
         config = ModelConfig.from_hf({**SHAPE, "vocab_size": letters.vocab_size + 3, "max_position_embeddings": 4096})
         model = Transformer(config).initialize(0).to(device)
-        made = engine(model, EngineConfig(rows=rows, context=context, precision=precision), letters.decode)
-        running = Running(made, letters, queue, limits or Limits(), **served)
+        made = engine(model, EngineConfig(rows=rows, context=context, precision=precision, queue=queue), letters.decode)
+        running = Running(made, letters, limits or Limits(), **served)
         running.start()
         try:
             yield running

@@ -33,7 +33,7 @@ class Scripted(LocalEngine):
     async def generate(self, prompt, sampling, n=1, watch=None):
         tokens = self.tokenizer.encode(self.said)
         for token in tokens if watch else ():
-            watch(token)
+            watch(0, token, -0.5)
             while self.heard and not self.heard.is_set():
                 await asyncio.sleep(0.001)
         return [Completion(tuple(tokens), (-0.5,) * len(tokens), (-0.5,) * len(tokens), 0, "stop")] * n
@@ -95,6 +95,36 @@ def test_an_answer_is_what_the_engine_draws(client, running, letters):
     assert offsets[0] == 0 and len(offsets) == len(drawn[0].tokens) and offsets == sorted(offsets)
 
 
+def test_what_steers_a_request_reaches_the_engine(client, running, letters):
+    body = {"model": "tiny", "prompt": "What is", "max_tokens": 12, "seed": 7, "logprobs": 0}
+    body |= {"presence_penalty": 0.5, "frequency_penalty": 1.5, "logit_bias": {"9": 4, "11": -100}}
+    extra = {"return_token_ids": True, "min_p": 0.01, "repetition_penalty": 1.4, "min_tokens": 3}
+    (choice,) = client.completions.create(**body, extra_body=extra).choices
+    sampling = Sampling(
+        max_tokens=12, stop_ids=letters.stop_ids, seed=7, min_p=0.01, repetition_penalty=1.4, presence_penalty=0.5, frequency_penalty=1.5,
+        logit_bias=((9, 4.0), (11, -100.0)), min_tokens=3,
+    )  # fmt: skip
+    engine = LocalEngine(running.engine.model, running.engine.config, letters.decode)
+    (drawn,) = asyncio.run(engine.generate([letters.bos_id, *letters.encode("What is")], sampling))
+    assert tuple(choice.token_ids) == drawn.tokens and choice.logprobs.token_logprobs == pytest.approx(drawn.logprobs)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_string_before_min_tokens_stays_in_the_text(client, letters, stream):
+    """Nothing but the letter x is drawn, and x ends: at the seventh token, and in the text before it."""
+    (x,) = letters.encode("x")
+    answer = client.completions.create(
+        model="tiny",
+        prompt="What",
+        stop="x",
+        stream=stream,
+        logit_bias={str(x): 100},
+        extra_body={"return_token_ids": True, "min_tokens": 6},
+    )
+    told = joined(answer if stream else [answer])[0]
+    assert (told["text"], told["ids"], told["finish"]) == ("x" * 6, [x] * 7, "stop")
+
+
 def test_prompts_come_as_texts_as_ids_and_as_lists_of_either(client, letters):
     ids = [letters.bos_id, *letters.encode("How many")]
     settings = {"model": "tiny", "max_tokens": 5, "seed": 3, "extra_body": {"return_token_ids": True}}
@@ -119,8 +149,9 @@ def test_a_stream_joined_is_the_whole_answer(client, n, logprobs):
     assert chunks[0].choices[0].delta.role == "assistant" and chunks[0].prompt_token_ids == whole.prompt_token_ids
     assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage and all(chunk.usage is None for chunk in chunks[:-1])
     if logprobs:
-        said = [token.logprob for chunk in chunks for choice in chunk.choices if choice.logprobs for token in choice.logprobs.content]
-        assert said == [token.logprob for choice in whole.choices for token in choice.logprobs.content] and len(said) > 5
+        heard = [choice for chunk in chunks for choice in chunk.choices if choice.logprobs]
+        said = [[token for choice in heard if choice.index == i for token in choice.logprobs.content] for i in range(n)]
+        assert said == [choice.logprobs.content for choice in whole.choices] and min(map(len, said)) > 5
 
 
 def test_without_a_seed_answers_differ_and_with_one_they_do_not(client):
@@ -184,6 +215,14 @@ def test_what_is_drawn_is_sent_while_the_rest_is_not_drawn_yet(scripted):
     first = next(stream).choices[0].text
     scripted.engine.heard.set()
     assert 0 < len(first) < 9 and first + "".join(chunk.choices[0].text for chunk in stream) == "42 apples"
+
+
+def test_every_answer_is_streamed_while_it_is_drawn(client):
+    """Of three answers of 40 tokens each comes in many chunks, log-probabilities and all, and none waits for another to end."""
+    body = {"model": "tiny", "prompt": "The", "max_tokens": 40, "n": 3, "seed": 4, "logprobs": 0, "extra_body": {"ignore_eos": True}}
+    order = [choice.index for chunk in client.completions.create(**body, stream=True) for choice in chunk.choices]
+    assert min(order.count(index) for index in range(3)) > 1
+    assert order[: len(order) // 2].count(2) and order[len(order) // 2 :].count(0)
 
 
 def test_half_a_character_is_never_sent(scripted):

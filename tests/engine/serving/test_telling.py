@@ -27,6 +27,24 @@ def test_a_text_ends_before_the_first_stop_string(text, stops, kept, size):
     assert "".join(in_pieces(Cut(stops), text, size)) == kept
 
 
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("text", "stops", "free", "kept"),
+    [
+        ("one. two. three.", (".",), 4, "one. two"),
+        ("one. two. three.", (".",), 3, "one"),
+        ("abcd", ("bc",), 2, "a"),
+        ("abcd", ("bc",), 3, "abcd"),
+        ("xXyXXz", ("yXX", "X"), 4, "xX"),
+        ("xXyX-Xz", ("yXX", "X"), 4, "xXyX-"),
+    ],
+)
+def test_no_stop_string_counts_that_ends_among_the_first_letters(text, stops, free, kept, size):
+    cut = Cut(stops)
+    early = [cut.push(text[i : min(i + size, free)], free=True) for i in range(0, free, size)]
+    assert "".join([*early, *in_pieces(cut, text[free:], size)]) == kept
+
+
 def test_only_what_may_begin_a_mark_is_held_back():
     assert begun("a <th", ("<think>", "</think>")) == 3 and begun("a <", ("<think>",)) == 1 and begun("think>", ("<think>",)) == 0
     cut = Cut(("stop",))

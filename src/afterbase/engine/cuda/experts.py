@@ -77,55 +77,53 @@ def _sort(chosen, order, starts, total, SCANNED: tl.constexpr):
 
 
 @triton.jit
-def _enter(
-    tokens, gate, up, order, starts, inner,
-    WIDTH: tl.constexpr, INNER: tl.constexpr, COPIES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def _enter(tokens, gate, up, order, starts, hidden, width, inner, COPIES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     expert, line, part = tl.program_id(0).to(tl.int64), tl.arange(0, ROWS), tl.arange(0, BLOCK)
     column = tl.program_id(1) * BLOCK + part
     first, last = tl.load(starts + expert), tl.load(starts + expert + 1)
-    matrix = (expert * INNER + column)[None, :] * WIDTH
+    matrix = (expert * inner + column)[None, :] * width
     for tile in range(first, last, ROWS):
         inside = tile + line < last
         token = tl.load(order + tile + line, mask=inside, other=0).to(tl.int64) // COPIES
         gated, raised = tl.zeros((ROWS, BLOCK), tl.float32), tl.zeros((ROWS, BLOCK), tl.float32)
-        for start in range(0, WIDTH, BLOCK):
+        for start in range(0, width, BLOCK):
             depth = start + part
-            there = (depth[:, None] < WIDTH) & (column[None, :] < INNER)
-            x = tl.load(tokens + token[:, None] * WIDTH + depth[None, :], mask=inside[:, None] & (depth[None, :] < WIDTH), other=0.0)
+            there = (depth[:, None] < width) & (column[None, :] < inner)
+            x = tl.load(tokens + token[:, None] * width + depth[None, :], mask=inside[:, None] & (depth[None, :] < width), other=0.0)
             gated = tl.dot(x, tl.load(gate + matrix + depth[:, None], mask=there, other=0.0), gated)
             raised = tl.dot(x, tl.load(up + matrix + depth[:, None], mask=there, other=0.0), raised)
-        kind = inner.dtype.element_ty  # both are rounded first, as products of the trainer's are
+        kind = hidden.dtype.element_ty  # both are rounded first, as products of the trainer's are
         gated, raised = gated.to(kind).to(tl.float32), raised.to(kind).to(tl.float32)
-        to = inner + (tile + line).to(tl.int64)[:, None] * INNER + column[None, :]
-        tl.store(to, (gated * tl.sigmoid(gated) * raised).to(kind), mask=inside[:, None] & (column[None, :] < INNER))
+        to = hidden + (tile + line).to(tl.int64)[:, None] * inner + column[None, :]
+        tl.store(to, (gated * tl.sigmoid(gated) * raised).to(kind), mask=inside[:, None] & (column[None, :] < inner))
 
 
 @triton.jit
-def _leave(inner, down, order, starts, outputs, WIDTH: tl.constexpr, INNER: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _leave(hidden, down, order, starts, outputs, width, inner, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     expert, line, part = tl.program_id(0).to(tl.int64), tl.arange(0, ROWS), tl.arange(0, BLOCK)
     column = tl.program_id(1) * BLOCK + part
     first, last = tl.load(starts + expert), tl.load(starts + expert + 1)
-    matrix = (expert * WIDTH + column)[None, :] * INNER
+    matrix = (expert * width + column)[None, :] * inner
     for tile in range(first, last, ROWS):
         inside = tile + line < last
         copy = tl.load(order + tile + line, mask=inside, other=0).to(tl.int64)
         total = tl.zeros((ROWS, BLOCK), tl.float32)
-        for start in range(0, INNER, BLOCK):
+        for start in range(0, inner, BLOCK):
             depth = start + part
-            here = inner + (tile + line).to(tl.int64)[:, None] * INNER + depth[None, :]
-            x = tl.load(here, mask=inside[:, None] & (depth[None, :] < INNER), other=0.0)
-            there = (depth[:, None] < INNER) & (column[None, :] < WIDTH)
+            here = hidden + (tile + line).to(tl.int64)[:, None] * inner + depth[None, :]
+            x = tl.load(here, mask=inside[:, None] & (depth[None, :] < inner), other=0.0)
+            there = (depth[:, None] < inner) & (column[None, :] < width)
             total = tl.dot(x, tl.load(down + matrix + depth[:, None], mask=there, other=0.0), total)
-        to = outputs + copy[:, None] * WIDTH + column[None, :]
-        tl.store(to, total.to(outputs.dtype.element_ty), mask=inside[:, None] & (column[None, :] < WIDTH))
+        to = outputs + copy[:, None] * width + column[None, :]
+        tl.store(to, total.to(outputs.dtype.element_ty), mask=inside[:, None] & (column[None, :] < width))
 
 
 @triton.jit
 def _gather(outputs, gates, shared, out, width, COPIES: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside, kind = column < width, out.dtype.element_ty
+    inside = column < width
+    kind = out.dtype.element_ty
     total = tl.zeros((COLUMNS,), tl.float32)
     for copy in tl.static_range(COPIES):
         gate = tl.load(gates + row * COPIES + copy).to(kind).to(tl.float32)

@@ -24,8 +24,8 @@ from afterbase.model.rope import softmax_scale
 from afterbase.model.transformer import Transformer
 from afterbase.segments import Segments
 
-WIDEST = 576
-"""Latent and rotary key together, in the widest model that the attention kernel has room for: DeepSeek-V3."""
+WIDEST = 512, 64
+"""Latent and rotary key of the widest model that the attention kernel has room for: DeepSeek-V3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class LatentRunner(GraphRunner):
         config = model.config
         if not config.is_mla or config.mlp_bias or model.lm_head.weight.dtype != torch.float32:
             return False
-        return config.kv_lora_rank + config.qk_rope_head_dim <= WIDEST
+        return config.kv_lora_rank <= WIDEST[0] and config.qk_rope_head_dim <= WIDEST[1]
 
     def _layer(self, block: Block) -> LatentLayer:
         return LatentLayer.of(block, self.dtype)
@@ -123,7 +123,7 @@ class LatentRunner(GraphRunner):
         with torch.autocast(tokens.device.type, enabled=False):
             trunk = self.model.model
             hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight), None
-            for block, layer, (memory,) in zip(trunk.layers, self.layers, cache.layers, strict=True):
+            for block, layer, (memory,) in zip(trunk.layers, self.layers, cache.layers, strict=False):  # a cache may have a drafter's too
                 normal = self._add(hidden, delta, block.input_layernorm)
                 delta = self._attention(normal, block.self_attn, layer, lengths, done, memory)
                 delta = self._feed_forward(self._add(hidden, delta, block.post_attention_layernorm), block, layer)

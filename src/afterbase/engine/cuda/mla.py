@@ -104,9 +104,9 @@ def _compress(
 
 @triton.jit
 def _attend_latents(
-    absorbed, queries, cos, sin, lengths, done, memory, mixed, peaks, sums, stride, scale, room,
+    absorbed, queries, cos, sin, lengths, done, memory, mixed, peaks, sums, stride, scale, room, splits,
     HEADS: tl.constexpr, BLOCK: tl.constexpr, NOPE: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
-    ROPE: tl.constexpr, ROPE_PADDED: tl.constexpr, INTERLEAVED: tl.constexpr, SPLITS: tl.constexpr, TOKENS: tl.constexpr,
+    ROPE: tl.constexpr, ROPE_PADDED: tl.constexpr, INTERLEAVED: tl.constexpr, SPLIT: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(2)
     live = tl.load(done + row) == 0
@@ -122,7 +122,7 @@ def _attend_latents(
     peak = tl.full((BLOCK,), -float("inf"), tl.float32)
     weight = tl.zeros((BLOCK,), tl.float32)
     mix = tl.zeros((BLOCK, PADDED), tl.float32)
-    share = tl.cdiv(tl.cdiv(length + 1, SPLITS), TOKENS) * TOKENS
+    share = tl.cdiv(tl.cdiv(length + 1, splits), TOKENS) * TOKENS
     end = tl.minimum(length + 1, (part + 1) * share)
     for start in range(part * share, end, TOKENS):
         seen = start + token < end
@@ -139,14 +139,14 @@ def _attend_latents(
         mix = mix * shrink[:, None] + tl.dot(shares.to(latent.dtype), latent)
         peak = higher
 
-    if SPLITS == 1:
-        to = mixed + query[:, None] * PADDED + column[None, :]
-        tl.store(to, (mix / weight[:, None]).to(mixed.dtype.element_ty), mask=inside[:, None])
-    else:
-        slot = query * SPLITS + part
+    if SPLIT:
+        slot = query * splits + part
         tl.store(mixed + slot[:, None] * PADDED + column[None, :], mix, mask=inside[:, None])
         tl.store(peaks + slot, peak, mask=inside)
         tl.store(sums + slot, weight, mask=inside)
+    else:
+        to = mixed + query[:, None] * PADDED + column[None, :]
+        tl.store(to, (mix / weight[:, None]).to(mixed.dtype.element_ty), mask=inside[:, None])
 
 
 def compress(
@@ -193,11 +193,11 @@ def attend_latents(
     if splits > 1:
         parts = torch.empty(rows * heads, splits, padded, device=queries.device)
         peaks, sums = torch.empty(2, rows * heads, splits, device=queries.device)
-    sizes = heads, block, shape.nope, rank, padded, shape.rope, rope, shape.interleaved, splits, min(64, max(32, TILE // padded))
+    sizes = heads, block, shape.nope, rank, padded, shape.rope, rope, shape.interleaved, splits > 1, min(64, max(32, TILE // padded))
     with on(queries):
         _attend_latents[(rows, blocks, splits)](
             absorbed, queries, shape.cos, shape.sin, lengths, done, memory, parts, peaks, sums, queries.stride(0), shape.scale,
-            memory.shape[2], *sizes, num_warps=8 if block * padded > TILE else 4, num_stages=2,
+            memory.shape[2], splits, *sizes, num_warps=8 if block * padded >= TILE else 4, num_stages=2,
         )  # fmt: skip
         if splits > 1:
             _join[(rows * heads,)](parts, peaks, sums, mixed, padded, splits, num_warps=1)

@@ -75,7 +75,7 @@ class GraphRunner:
 
     def burst(self, rows: Rows, cache: Cache, steps: int) -> None:
         """Give every running row that many tokens, or fewer if it ends, without waiting for the device."""
-        size = min(rung(rows.running), len(rows.done))
+        size = min(rung(rows.running), cache.rows)
         self._prepare(rows, cache)
         with on(rows.done):
             if size not in self.graphs:
@@ -124,7 +124,7 @@ class GraphRunner:
         with torch.autocast(tokens.device.type, enabled=False):
             trunk = self.model.model
             hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight), None
-            for block, layer, memories in zip(trunk.layers, self.layers, cache.layers, strict=True):
+            for block, layer, memories in zip(trunk.layers, self.layers, cache.layers, strict=False):  # a cache may have a drafter's too
                 attention = block.self_attn
                 norms = (attention.q_norm.weight, attention.k_norm.weight) if self.model.config.qk_norm else None
                 qkv = F.linear(self._add(hidden, delta, block.input_layernorm), layer.qkv, layer.qkv_bias)

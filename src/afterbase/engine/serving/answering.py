@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from afterbase.engine.dialects import Chats, Completions, Part, Refusal, Spelled, usage
 from afterbase.engine.serving.bodies import Body
 from afterbase.engine.serving.desk import Desk
-from afterbase.engine.serving.telling import Cut, Telling
+from afterbase.engine.serving.telling import Telling
 from afterbase.engine.serving.wire import Connection
 from afterbase.errors import AfterbaseError
 from afterbase.records import Completion, Sampling
@@ -54,7 +54,9 @@ class Event:
     index: int
     """Which of the request's answers."""
     token: int | None = None
-    """The latest token; only the first of a prompt's n answers is heard while it comes, and none with log-probabilities."""
+    """The latest token."""
+    logprob: float = 0.0
+    """Its log-probability."""
     completion: Completion | None = None
     """All that was drawn."""
     failure: Exception | None = None
@@ -102,10 +104,14 @@ class Answering:
     async def _ask(self, number: int, tell: Callable[[Event], None]) -> None:
         """The n answers to one of the prompts."""
         body, first = self.asked.body, number * self.asked.body.n
-        live = body.stream and not body.wants_logprobs
-        heard = (lambda token: tell(Event(first, token=token))) if live else None
+
+        def heard(sample: int, token: int, logprob: float) -> None:
+            tell(Event(first + sample, token, logprob))
+
         try:
-            completions = await self.desk.ask(self.asked.prompts[number], self.asked.samplings[number], body.n, heard)
+            completions = await self.desk.ask(
+                self.asked.prompts[number], self.asked.samplings[number], body.n, heard if body.stream else None
+            )
         except Exception as failure:
             tell(Event(first, failure=failure))
         else:
@@ -129,8 +135,8 @@ class Answering:
 
     def _part(self, index: int, completion: Completion) -> Part:
         """A whole answer."""
-        cut, thought = Cut(self.asked.samplings[0].stop), None
-        text = cut.push(self.tokenizer.decode(completion.tokens, self.asked.body.skip_special_tokens)) + cut.finish()
+        telling, thought = self._telling(None), None
+        text = telling.push(completion.tokens)[0] + telling.finish()[0]
         if self.asked.opened is not None and (response := split(text, self.asked.opened)).thought is not None:
             text, thought = response.answer, None if self.asked.hidden else response.thought
         return Part(index, text, thought, completion.tokens, self._spelled(completion), completion.finish, self._prompt(index))
@@ -138,20 +144,18 @@ class Answering:
     async def _stream(self, events: AsyncIterator[list[Event]], out: Connection) -> None:
         """A chunk for every stretch of an answer."""
         body = self.asked.body
-        stops = self.asked.samplings[0].stop
-        tellings = [Telling(self.tokenizer, stops, body.skip_special_tokens, self.asked.opened) for _ in range(self.asked.answers)]
-        counts = [0] * len(tellings)
+        tellings = [self._telling(self.asked.opened) for _ in range(self.asked.answers)]
+        spelling = [Spelling(self.tokenizer, body.skip_special_tokens) for _ in tellings]
         await out.begin()
         try:
             for index in range(len(tellings)):
                 await self._push(out, Part(index, "", None, (), None, None, self._prompt(index)), first=True)
             async for news in events:
                 for index in dict.fromkeys(event.index for event in news):
-                    part = self._stretch(tellings[index], counts[index], [event for event in news if event.index == index])
-                    counts[index] += len(part.tokens)
+                    part = self._stretch(tellings[index], spelling[index], [event for event in news if event.index == index])
                     await self._push(out, part)
             if body.include_usage:
-                await self._send(out, {"choices": [], "usage": self._usage(sum(counts))})
+                await self._send(out, {"choices": [], "usage": self._usage(sum(each.count for each in spelling))})
         except Exception as error:
             ours = isinstance(error, AfterbaseError)
             await out.push(_event(Refusal(500, str(error) if ours else "the server failed at this request").shape))
@@ -160,16 +164,24 @@ class Answering:
         await out.push(DONE)
         await out.end()
 
-    def _stretch(self, telling: Telling, heard: int, news: list[Event]) -> Part:
-        """What the news add to an answer of which `heard` tokens are known."""
-        tokens, last = [event.token for event in news if event.token is not None], news[-1].completion
+    def _telling(self, opened: bool | None) -> Telling:
+        """An answer from its first token on."""
+        sampling = self.asked.samplings[0]
+        return Telling(self.tokenizer, sampling.stop, self.asked.body.skip_special_tokens, opened, sampling.min_tokens)
+
+    def _stretch(self, telling: Telling, spelling: Spelling, news: list[Event]) -> Part:
+        """What the news add to an answer."""
+        last = news[-1].completion
         if last:
-            tokens = list(last.tokens[heard:])
+            new = list(zip(last.tokens, last.logprobs, strict=True))[spelling.count :]
+        else:
+            new = [(event.token, event.logprob) for event in news]
+        spelled, tokens = spelling.spell(new), [token for token, _ in new]
         text, thought = telling.push(tokens)
         if last:
             rest = telling.finish()
             text, thought = text + rest[0], thought + rest[1]
-        spelled = self._spelled(last) if last else None
+        spelled = spelled if self.asked.body.wants_logprobs else None
         return Part(news[0].index, text, None if self.asked.hidden else thought, tokens, spelled, last.finish if last else None)
 
     async def _push(self, out: Connection, part: Part, first: bool = False) -> None:
@@ -177,7 +189,7 @@ class Answering:
         body, dialect = self.asked.body, self.asked.dialect
         if first and dialect is Completions and part.prompt is None:
             return
-        if first or part.text or part.thought or part.finish or (part.tokens and body.return_token_ids):
+        if first or part.text or part.thought or part.finish or (part.tokens and body.return_token_ids) or part.spelled:
             choice = dialect.choice(part, body.return_token_ids, streamed=True, first=first)
             cost = {"usage": None} if body.include_usage else {}
             await self._send(out, {"choices": [choice], **cost, **dialect.about(part)})
@@ -195,10 +207,23 @@ class Answering:
         """Every token drawn with its log-probability, when they were asked for."""
         if not self.asked.body.wants_logprobs:
             return None
-        decoder, offset, spelled = StreamDecoder(self.tokenizer, self.asked.body.skip_special_tokens), 0, []
-        for token, logprob in zip(completion.tokens, completion.logprobs, strict=True):
-            spelled.append(Spelled(self.tokenizer.decode([token], skip_special=False), logprob, offset))
-            offset += len(decoder.push(token))
+        return Spelling(self.tokenizer, self.asked.body.skip_special_tokens).spell(zip(completion.tokens, completion.logprobs, strict=True))
+
+
+class Spelling:
+    """Names an answer's tokens while they come."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:
+        self.tokenizer, self.decoder = tokenizer, StreamDecoder(tokenizer, skip_special)
+        self.count, self.offset = 0, 0  # tokens and letters so far
+
+    def spell(self, tokens: Iterable[tuple[int, float]]) -> list[Spelled]:
+        """These tokens, with their log-probabilities, by name."""
+        spelled = []
+        for token, logprob in tokens:
+            spelled.append(Spelled(self.tokenizer.decode([token], skip_special=False), logprob, self.offset))
+            self.offset += len(self.decoder.push(token))
+            self.count += 1
         return spelled
 
 

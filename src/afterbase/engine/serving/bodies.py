@@ -1,20 +1,23 @@
 """What a request to the server may ask: OpenAI's fields, and those that vLLM's clients know.
 
-The latter are top_k, stop_token_ids, ignore_eos, skip_special_tokens, include_reasoning and return_token_ids, which adds prompt_token_ids
-and token_ids to answers. A field that is neither served nor without effect is refused, never dropped silently.
+The latter are top_k, min_p, repetition_penalty, min_tokens, stop_token_ids, ignore_eos, skip_special_tokens, include_reasoning and
+return_token_ids, which adds prompt_token_ids and token_ids to answers. A field that is neither served nor without effect is refused,
+never dropped silently.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import Field
 
 from afterbase.config import Config, build, nearest
+from afterbase.engine.checks import COLDEST, STRONGEST, check_sampling
 from afterbase.engine.dialects import Refusal
-from afterbase.errors import ConfigError
+from afterbase.errors import ConfigError, EngineError
 from afterbase.records import Sampling
 
 B = TypeVar("B", bound="Body")
@@ -22,15 +25,16 @@ B = TypeVar("B", bound="Body")
 IGNORED = ("user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "parallel_tool_calls")
 """Fields that change no token here."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "min_p": (0,), "min_tokens": (0,), "presence_penalty": (0,), "frequency_penalty": (0,), "repetition_penalty": (1,),
-    "logit_bias": ({},), "best_of": (1,), "echo": (False,), "suffix": ("",), "top_logprobs": (0,), "store": (False,),
-    "tools": ([],), "tool_choice": ("none",), "response_format": ({"type": "text"},), "include_stop_str_in_output": (False,),
+    "best_of": (1,), "echo": (False,), "suffix": ("",), "top_logprobs": (0,), "store": (False,), "tools": ([],), "tool_choice": ("none",),
+    "response_format": ({"type": "text"},), "include_stop_str_in_output": (False,),
 }  # fmt: skip
 """Fields that are known and not served: only these values, which change nothing, are taken."""
-COLDEST = 1e-4
-"""Temperatures below this are greedy: dividing logits by less leaves float32."""
 STOPS, STOP_LETTERS, STOP_IDS = 16, 256, 64
 """At most so many stop strings, letters in each, and stop ids: every running row looks for them at every token."""
+TOKEN = re.compile("0|[1-9][0-9]{0,9}", re.ASCII)
+"""How a token id is written as a key in JSON."""
+BIASES, MOST_BIAS = 1024, 100
+"""At most so many tokens may have a bias, and at most this much of it, up or down."""
 
 
 class Body(Config, strict=True, allow_inf_nan=False):
@@ -46,6 +50,18 @@ class Body(Config, strict=True, allow_inf_nan=False):
     """Keep the smallest set of tokens with this much probability."""
     top_k: int = Field(0, ge=-1, lt=2**31)
     """Keep this many most probable tokens; 0 or -1 keeps all."""
+    min_p: float = Field(0.0, ge=0, lt=1)
+    """Keep the tokens that are at least this share as probable as the best one; 0 keeps all."""
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    """Taken off the logit of each token that stands in the answer so far."""
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    """Taken off as often as it stands there."""
+    repetition_penalty: float = Field(1.0, ge=1 / STRONGEST, le=STRONGEST)
+    """Divides positive logits, and multiplies negative ones, of each token that stands in the prompt or the answer so far."""
+    logit_bias: Any = None
+    """{"token id": number}: added to these tokens' logits."""
+    min_tokens: int = Field(0, ge=0)
+    """Among the first so many tokens none ends the answer."""
     n: int = Field(1, ge=1)
     """Answers to each prompt."""
     seed: int | None = Field(None, ge=0, lt=2**63)
@@ -162,23 +178,56 @@ def _no_number(name: str) -> NoReturn:
 
 def sampling_of(body: Body, stop_ids: Sequence[int], vocab_size: int, most: int, seed: int) -> Sampling:
     """How the request's answers are drawn."""
-    stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    if not _list_of(stops, str, STOPS) or not all(0 < len(stop) <= STOP_LETTERS for stop in stops):
-        raise Refusal(400, f"stop is a string or a list of at most {STOPS}, each of 1 to {STOP_LETTERS} letters", param="stop")
-    ids = list(body.stop_token_ids) if isinstance(body.stop_token_ids, list | tuple) else [None]
-    if not _list_of(ids, int, STOP_IDS) or not all(0 <= token < vocab_size for token in ids):
-        said = f"stop_token_ids is a list of at most {STOP_IDS} tokens, each 0 to {vocab_size - 1}"
-        raise Refusal(400, said, param="stop_token_ids")
-    cold = body.temperature < COLDEST
-    return Sampling(
-        temperature=0.0 if cold else body.temperature,
+    ids = _stop_ids(body.stop_token_ids, vocab_size)
+    sampling = Sampling(
+        temperature=0.0 if body.temperature < COLDEST else body.temperature,
         top_p=body.top_p,
         top_k=max(body.top_k, 0),
         max_tokens=most,
-        stop=tuple(stops),
+        stop=_stops(body.stop),
         stop_ids=tuple(dict.fromkeys([*(() if body.ignore_eos else stop_ids), *ids])),
         seed=seed,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        logit_bias=_biases(body.logit_bias or {}, vocab_size),
+        min_tokens=body.min_tokens,
     )
+    try:
+        check_sampling(sampling, vocab_size)
+    except EngineError as error:
+        raise Refusal(400, str(error)) from None
+    return sampling
+
+
+def _stops(stop: Any) -> tuple[str, ...]:
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if not _list_of(stops, str, STOPS) or not all(0 < len(stop) <= STOP_LETTERS for stop in stops):
+        raise Refusal(400, f"stop is a string or a list of at most {STOPS}, each of 1 to {STOP_LETTERS} letters", param="stop")
+    return tuple(stops)
+
+
+def _stop_ids(given: Any, vocab_size: int) -> list[int]:
+    ids = list(given) if isinstance(given, list | tuple) else [None]
+    if not _list_of(ids, int, STOP_IDS) or not all(0 <= token < vocab_size for token in ids):
+        said = f"stop_token_ids is a list of at most {STOP_IDS} tokens, each 0 to {vocab_size - 1}"
+        raise Refusal(400, said, param="stop_token_ids")
+    return ids
+
+
+def _biases(given: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
+    """JSON has texts for keys; "07" would be another name for "7"."""
+    known = isinstance(given, dict) and len(given) <= BIASES and all(TOKEN.fullmatch(token) for token in given)
+    if not known or not all(int(token) < vocab_size and _bias(number) for token, number in given.items()):
+        allowed = f"each 0 to {vocab_size - 1}, with a number from -{MOST_BIAS} to {MOST_BIAS}"
+        said = f"logit_bias is an object of at most {BIASES} token ids, {allowed}"
+        raise Refusal(400, said, param="logit_bias")
+    return tuple((int(token), float(number)) for token, number in given.items())
+
+
+def _bias(number: Any) -> bool:
+    return type(number) in (int, float) and abs(number) <= MOST_BIAS
 
 
 def prompts_of(body: CompletionBody) -> list[str | list[int]]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-
-import torch
 
 from afterbase.engine.dialects import Refusal
+from afterbase.engine.group import Watch
 from afterbase.engine.local import LocalEngine
 from afterbase.records import Completion, Sampling
 
@@ -18,9 +16,10 @@ from afterbase.records import Completion, Sampling
 class Desk:
     """Takes requests for an engine. All answers share its batches; whoever stops waiting for one frees its rows."""
 
-    def __init__(self, engine: LocalEngine, queue: int) -> None:
-        """`queue`: answers that may wait while all rows are taken."""
-        self.engine, self.most, self.held = engine, engine.config.rows + queue, 0
+    def __init__(self, engine: LocalEngine) -> None:
+        """An engine with a queue that has an end, `engine.queue`."""
+        assert engine.most is not None, "a server's queue must have an end"
+        self.engine, self.most, self.held = engine, engine.most, 0
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="engine", daemon=True)
 
@@ -51,35 +50,17 @@ class Desk:
         finally:
             self.held -= answers
 
-    async def ask(self, prompt: Sequence[int], sampling: Sampling, n: int, heard: Callable[[int], None] | None = None) -> list[Completion]:
-        """n answers; `heard` is told the first one's tokens as they are drawn. Cancelling it frees their rows."""
+    async def ask(self, prompt: Sequence[int], sampling: Sampling, n: int, heard: Watch | None = None) -> list[Completion]:
+        """n answers; `heard` is told (sample, token, log-probability) soon after each draw. Cancelling it frees their rows."""
         home = asyncio.get_running_loop()
-        watch = (lambda token: home.call_soon_threadsafe(heard, token)) if heard else None
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._asked(prompt, sampling, n, watch), self.loop))
-
-    async def _asked(self, prompt: Sequence[int], sampling: Sampling, n: int, watch: Callable[[int], None] | None) -> list[Completion]:
-        """The same where the engine steps."""
-        sampling = replace(sampling)  # one of its own: its rows are known by it
-        try:
-            return await self.engine.generate(prompt, sampling, n, watch)
-        except asyncio.CancelledError:
-            self._withdraw(sampling)
-            raise
-
-    @torch.inference_mode()
-    def _withdraw(self, sampling: Sampling) -> None:
-        """Take back what was asked: what waits is forgotten, what runs has drawn its last token."""
-        for group in [group for group in self.engine.waiting if group.sampling is sampling]:
-            self.engine.waiting.remove(group)
-        for row, (group, _) in enumerate(self.engine.rows.owners):
-            if group.sampling is sampling:
-                self.engine.rows.limits[row] = 0
+        watch = (lambda *news: home.call_soon_threadsafe(heard, *news)) if heard else None
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.engine.generate(prompt, sampling, n, watch), self.loop))
 
     async def warm(self) -> None:
         """Take the memory for requests that fill the whole context, so that none fails for lack of it later, and draw a token."""
         drawn = asyncio.Event()
         longest = Sampling(max_tokens=self.engine.room - 1)
-        task = asyncio.ensure_future(self.ask([0], longest, 1, lambda token: drawn.set()))
+        task = asyncio.ensure_future(self.ask([0], longest, 1, lambda *news: drawn.set()))
         first = asyncio.ensure_future(drawn.wait())
         await asyncio.wait((task, first), return_when=asyncio.FIRST_COMPLETED)
         first.cancel()

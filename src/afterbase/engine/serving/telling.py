@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from afterbase.text.stream import StreamDecoder
 from afterbase.text.think import ANSWER_CLOSE, ANSWER_OPEN, CLOSE, OPEN
@@ -12,14 +13,18 @@ from afterbase.text.tokenizer import Tokenizer
 class Telling:
     """One answer on its way from tokens to what a client reads: `push` and `finish` give (text, thought)."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], skip_special: bool, opened: bool | None) -> None:
-        """`opened`: whether the prompt has begun a thought; None leaves thoughts in the text."""
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], skip_special: bool, opened: bool | None, patience: int = 0) -> None:
+        """`opened`: whether the prompt has begun a thought; None leaves thoughts in the text. `patience`: that many first tokens go on
+        whatever they say."""
         self.decoder, self.cut = StreamDecoder(tokenizer, skip_special), Cut(stops)
-        self.apart = None if opened is None else Apart(opened)
+        self.apart, self.patience = None if opened is None else Apart(opened), patience
 
     def push(self, tokens: Iterable[int]) -> tuple[str, str]:
         """What these tokens add."""
-        return self._told(self.cut.push("".join(map(self.decoder.push, tokens))))
+        tokens = iter(tokens)
+        early = [self.decoder.push(token) for token in islice(tokens, self.patience)]
+        self.patience -= len(early)
+        return self._told(self.cut.push("".join(early), free=True) + self.cut.push("".join(map(self.decoder.push, tokens))))
 
     def finish(self) -> tuple[str, str]:
         """What was still held back."""
@@ -37,12 +42,13 @@ class Cut:
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops, self.held, self.over = tuple(stops), "", False
 
-    def push(self, text: str) -> str:
-        """What is certain after this."""
+    def push(self, text: str, free: bool = False) -> str:
+        """What is certain after this; no string that ends within a `free` text counts."""
         if self.over:
             return ""
+        passed = len(self.held) + (len(text) if free else 0)
         text = self.held + text
-        found = [place for stop in self.stops if (place := text.find(stop)) >= 0]
+        found = [place for stop in self.stops if (place := text.find(stop, max(0, passed - len(stop) + 1))) >= 0]
         self.over = bool(found)
         end = min(found) if found else len(text) - begun(text, self.stops)
         self.held = "" if found else text[end:]

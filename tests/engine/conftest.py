@@ -1,0 +1,39 @@
+"""What the engine's tests share."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def on_a_cpu(monkeypatch):
+    """What a CPU lacks: products of halves summed in float32; and Triton 3.6's interpreter: bfloat16, and loops of unknown length."""
+    if torch.cuda.is_available():
+        return
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    from afterbase.model.cuda import vocabulary
+
+    builder, patch = interpreter.InterpreterBuilder, interpreter._patch_lang_tensor
+    dot, cast = builder.create_dot, builder.cast_impl
+
+    def rounding_cast(self, source, kind):
+        """To the nearest, as a GPU does; the interpreter cuts off."""
+        data = torch.from_numpy(source.data)
+        if (source.dtype.scalar, kind.scalar) == (tl.float32, tl.bfloat16):
+            return interpreter.TensorHandle(data.to(torch.bfloat16).view(torch.uint16).numpy(), tl.bfloat16)
+        if (source.dtype.scalar, kind.scalar) == (tl.bfloat16, tl.float32):
+            return interpreter.TensorHandle(data.view(torch.bfloat16).float().numpy(), tl.float32)
+        return cast(self, source, kind)
+
+    def wide_dot(self, a, b, *rest):
+        return dot(self, *(rounding_cast(self, x, tl.float32) if x.dtype == tl.bfloat16 else x for x in (a, b)), *rest)
+
+    def with_index(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    monkeypatch.setattr(builder, "cast_impl", rounding_cast)
+    monkeypatch.setattr(builder, "create_dot", wide_dot)
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", with_index)
+    monkeypatch.setattr(vocabulary, "product", lambda a, b: a.float() @ b.float())
