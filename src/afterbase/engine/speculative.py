@@ -1,4 +1,4 @@
-"""Speculative decoding: several tokens guessed cheaply, verified in one pass of the model.  [V3 5.4.3; Leviathan et al.]
+"""Speculative decoding: several tokens guessed cheaply, verified in one pass of the model.  [V3 5.4.3]
 
 The tokens are the very ones that plain decoding draws (see several.py), so drafting may begin and stop at any step: it stops by itself
 where it does not pay, and says so.
