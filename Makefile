@@ -28,7 +28,7 @@ help:
 	@$(PIP) --version >/dev/null 2>&1 || { echo "setting up .venv (once, a minute or two)"; $(PYTHON) -m venv --clear .venv; } || \
 	{ echo "$(PYTHON) cannot make a virtual environment; install its venv module (on Debian: apt install python3-venv)" >&2; exit 1; }
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(MAKE) --no-print-directory torch
-	@$(PIP) install --quiet --editable '.[dev]'
+	@$(PIP) install --quiet --editable ".[dev$$(nvidia-smi -L >/dev/null 2>&1 || echo ,interpreter)]"
 	@touch $@
 
 # Without an NVIDIA GPU the default build of torch is gigabytes of CUDA that nothing would use.
