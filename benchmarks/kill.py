@@ -35,6 +35,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from cpu import hardware
+
 COMMAND = """
 import json, os, signal, sys, time
 from importlib import import_module
@@ -289,12 +291,6 @@ def make_base(directory: Path) -> Path:
     save_model(Transformer(ModelConfig.from_hf(shape)).initialize(0), directory)
     tokenizer.save(directory)
     return directory
-
-
-def hardware() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{name}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

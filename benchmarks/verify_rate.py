@@ -23,6 +23,8 @@ from collections import Counter
 from datetime import date
 from pathlib import Path
 
+from cpu import hardware
+
 from afterbase.records import Completion, Message, Prompt, Rollout
 from afterbase.rewards.math import MathConfig, MathPart
 from afterbase.text.think import boxed
@@ -154,12 +156,6 @@ def response(answer: str) -> str:
 
 def rollout(question: str, gold: str, answer: str) -> Rollout:
     return Rollout(Prompt("p", (Message("user", question),), "math", gold), (), Completion((), (), (), 0, "stop"), response(answer))
-
-
-def hardware() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{name}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

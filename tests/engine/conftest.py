@@ -37,3 +37,11 @@ def on_a_cpu(monkeypatch):
     monkeypatch.setattr(builder, "create_dot", wide_dot)
     monkeypatch.setattr(interpreter, "_patch_lang_tensor", with_index)
     monkeypatch.setattr(vocabulary, "product", lambda a, b: a.float() @ b.float())
+
+
+@pytest.fixture
+def unsplit(monkeypatch):
+    """One program for each row and key head: interpreted, each takes milliseconds."""
+    from afterbase.engine.cuda import attention
+
+    monkeypatch.setattr(attention, "PROGRAMS", 1)

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 pytest.importorskip("triton", reason="Triton is not installed here, so its kernels cannot run, not even interpreted")
 
 from afterbase.engine import local
-from afterbase.engine.cuda import attention
 from afterbase.engine.cuda.attention import Heads, decode_attention, parts_of
 from afterbase.engine.cuda.draw import CHUNK, drawn, record
 from afterbase.engine.cuda.runner import GraphRunner, rung
@@ -24,12 +23,6 @@ from afterbase.segments import Segments
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BF16 = torch.bfloat16
 pytestmark = pytest.mark.usefixtures("on_a_cpu")
-
-
-@pytest.fixture
-def unsplit(monkeypatch):
-    """One program for each row and key head: interpreted, each takes milliseconds."""
-    monkeypatch.setattr(attention, "PROGRAMS", 1)
 
 
 def normal(*shape, seed=0, dtype=torch.float32) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed here, so its kernels cannot run, not even interpreted")
 
-from afterbase.engine.cuda import attention, experts
+from afterbase.engine.cuda import experts
 from afterbase.engine.cuda.experts import experts_of, routed
 from afterbase.engine.cuda.latent import LatentRunner
 from afterbase.engine.cuda.mla import Latents, attend_latents, compress
@@ -20,12 +20,6 @@ from afterbase.segments import Segments
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BF16 = torch.bfloat16
 pytestmark = pytest.mark.usefixtures("on_a_cpu")
-
-
-@pytest.fixture
-def unsplit(monkeypatch):
-    """One program for each row: interpreted, each takes milliseconds."""
-    monkeypatch.setattr(attention, "PROGRAMS", 1)
 
 
 def normal(*shape, seed=0, dtype=torch.float32) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Law 7: on the first on-policy step the ratio is 1, nothing is clipped, KL is 0, and the gradient is the plain policy gradient."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def learned(setting, config: GrpoConfig) -> tuple[dict[str, float], list[torch.T
     model, samples = setting
     trainer = LocalTrainer(model, TrainerConfig(balance_loss=0.0), steps=1)
     (batch,) = pack(samples, 1000)
-    metrics = trainer.forward_backward(trainer.with_reference(batch), Grpo(config))
+    metrics = trainer.forward_backward(replace(batch, reference=trainer.score(batch)), Grpo(config))
     gradients = [parameter.grad.clone() if parameter.grad is not None else None for parameter in model.parameters()]
     model.zero_grad()
     return metrics, gradients

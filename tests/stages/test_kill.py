@@ -273,10 +273,11 @@ def test_pretrain(small, recipe, command, killed, tmp_path):
     assert same(whole, torn, "metrics.jsonl", WEIGHTS, "checkpoints/final/tokenizer.json")
 
 
-def test_curate(base, recipe, rows, command, killed, tmp_path):
-    """Three lots of two problems, and a kill that leaves a part of the second lot."""
+@pytest.fixture
+def lots(base, recipe, rows):
+    """A recipe of three lots of two problems."""
     data = rows(*[{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(6)])
-    page = recipe(
+    return recipe(
         model=base,
         prompts=[{"kind": "jsonl", "path": data}],
         problems=6,
@@ -287,14 +288,18 @@ def test_curate(base, recipe, rows, command, killed, tmp_path):
         fit={"well_formed": False, "max_mixing": 1.0, "max_repetition": 1.0},
         engine={"rows": 4},
     )
+
+
+def test_curate(lots, command, killed, tmp_path):
+    """Three lots of two problems, and a kill that leaves a part of the second lot."""
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    assert command("curate", page, "--out", whole)[0] == 0
-    killed("curate", page, "--out", torn, place=ANSWERED)
+    assert command("curate", lots, "--out", whole)[0] == 0
+    killed("curate", lots, "--out", torn, place=ANSWERED)
     lines = (whole / "candidates.jsonl").read_bytes().splitlines(keepends=True)
     assert (torn / "candidates.jsonl").read_bytes() == b"".join(lines[:6])
     (torn / "candidates.jsonl").write_bytes(b"".join(lines[:8]) + lines[8][:30])
-    killed("curate", page, "--out", torn, place=LAST_WORD)
-    assert command("curate", page, "--out", torn)[0] == 0
+    killed("curate", lots, "--out", torn, place=LAST_WORD)
+    assert command("curate", lots, "--out", torn)[0] == 0
     assert same(whole, torn, "candidates.jsonl", "data.jsonl") and len((torn / "data.jsonl").read_bytes()) > 0
 
 
@@ -321,24 +326,12 @@ def test_sigterm_before_there_is_anything_to_save_ends_at_once(base, recipe, row
     assert said.endswith(f"all that was finished is on the disk; the same command resumes at sft in {tmp_path / 'run'}")
 
 
-def test_a_stage_that_resumes_by_itself_is_stopped_by_sigterm(base, recipe, rows, command, stopped, tmp_path):
-    data = rows(*[{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(6)])
-    page = recipe(
-        model=base,
-        prompts=[{"kind": "jsonl", "path": data}],
-        problems=6,
-        candidates=3,
-        at_once=2,
-        rewards={"domains": {"default": [{"kind": "length"}]}},
-        sampling={"max_tokens": 24, "stop": ["e", "1", "2"]},
-        fit={"well_formed": False, "max_mixing": 1.0, "max_repetition": 1.0},
-        engine={"rows": 4},
-    )
+def test_a_stage_that_resumes_by_itself_is_stopped_by_sigterm(lots, command, stopped, tmp_path):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    assert command("curate", page, "--out", whole)[0] == 0
+    assert command("curate", lots, "--out", whole)[0] == 0
     for place in (ANSWERING, ANSWERED, ANSWERING):
-        assert "the same command resumes at curate in" in stopped("curate", page, "--out", torn, place=place)
-    assert command("curate", page, "--out", torn)[0] == 0
+        assert "the same command resumes at curate in" in stopped("curate", lots, "--out", torn, place=place)
+    assert command("curate", lots, "--out", torn)[0] == 0
     assert same(whole, torn, "candidates.jsonl", "data.jsonl")
 
 

@@ -23,7 +23,7 @@ from afterbase.stages.rl_config import RlConfig
 from afterbase.stages.session import Session
 from afterbase.train.base import Objective
 from afterbase.train.critic import Critic, scored
-from afterbase.train.packing import pack
+from afterbase.train.packing import pack, step_totals
 from afterbase.train.trainer import LocalTrainer
 
 MEANS = ("ratio", "clip_fraction", "policy_kl", "reference_kl", "entropy", "logprob_gap", "correction")
@@ -128,7 +128,7 @@ class Learning:
     def learn(self, samples: list[Sample]) -> dict[str, float]:
         """One update."""
         trainer, needed = self.session.trainer, self.needed(samples)
-        totals = sum(sum(each.learn) for each in samples), len(samples)
+        totals = step_totals(samples)
         metrics = self.session.learn(pack(needed, self.config.trainer.tokens_per_batch, trainer.device, totals), self.objective)
         share = sum(sum(each.learn) for each in needed) / max(totals[0], 1)
         # Shares of the step add up over its batches; a ratio is a mean over the answers that were computed.

@@ -71,9 +71,9 @@ RULES = (
         "warning",
         "`train/tool_failures/fraction`",
         f"{MEAN} from {{tool_failures:.0%}}",
-        signs.level("train/tool_failures/fraction", "tool_failures", "{:.0%} of the tool calls failed"),
-        "A tool that mostly fails teaches not to call it.",
-        "Read the tools' own words in rollouts/*.jsonl.",
+        signs.level("train/tool_failures/fraction", "tool_failures", "{:.0%} of the rollouts were lost by their environment"),
+        "A rollout that its environment lost is masked: it was paid for and teaches nothing.",
+        "Read the notes in rollouts/*.jsonl; mend what the environment runs on, or give it more time.",
     ),
     Rule(
         "solved-groups",

@@ -47,7 +47,7 @@ class WarningsConfig(Config):
     no_answer: float = Field(0.5, gt=0, le=1)
     """Share of answers in which no final answer was found."""
     tool_failures: float = Field(0.5, gt=0, le=1)
-    """Share of tool calls that failed."""
+    """Share of rollouts that were lost because their environment failed."""
     entropy_fall: float = Field(0.2, gt=0, lt=1)
     """Entropy as a share of what it was at first, below which it has collapsed, unless nearly all answers are right."""
     entropy_floor: float = Field(0.01, ge=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -90,7 +89,6 @@ class LocalTrainer:
         finite = bool(torch.stack([norm, *self.losses]).isfinite().all())  # one question to the device for all of them
         if finite:
             self.optimizer.step()
-            torch.autograd.graph.increment_version(list(self.model.parameters()))  # the fused kernel does not; an engine watches for it
         self.optimizer.zero_grad(set_to_none=True)
         busiest = update_bias(self.trace.loads, self.config.balance_speed) if finite else {}
         self.trace, self.losses, self.judged = Trace(self.config.balance_loss), [], self.losses
@@ -104,10 +102,6 @@ class LocalTrainer:
         """Log-probabilities of the learned tokens under the current weights."""
         with self._autocast():
             return self._statistics(self.model(batch.tokens, batch.segments), batch, "unused")[0]
-
-    def with_reference(self, batch: Batch) -> Batch:
-        """The batch with this model's log-probabilities as its reference."""
-        return replace(batch, reference=self.score(batch))
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The trained tensors themselves, under their Hugging Face names."""
