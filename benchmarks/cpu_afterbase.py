@@ -21,6 +21,7 @@ from afterbase.stages.rl import STAGE, Loop
 from afterbase.stages.rl_config import RlConfig
 from afterbase.stages.run import Run
 from afterbase.stages.session import Session, load_pair
+from afterbase.track import read_metrics
 
 _, task, checkpoint, precision, threads = sys.argv
 torch.set_num_threads(int(threads))
@@ -62,7 +63,7 @@ def grpo() -> list[float]:
                 for step in range(config.steps):
                     await loop.round(step)
                 await loop.asker.close()
-                rows = [json.loads(line) for line in run.tracker.timings.read_text().splitlines()]
+                rows = read_metrics(run.tracker.timings)
                 return [round(row["time/step/seconds"], 4) for row in rows[1:]]
 
             return asyncio.run(rounds())

@@ -18,6 +18,7 @@ from afterbase.stages.rl import STAGE, Loop
 from afterbase.stages.rl_config import RlConfig
 from afterbase.stages.run import Run
 from afterbase.stages.session import Session
+from afterbase.track import read_metrics
 
 settings = json.loads(sys.argv[1])
 work, steps = settings["work"], settings["steps"]
@@ -57,7 +58,7 @@ async def rounds(directory: Path) -> dict:
         for step in range(steps):
             metrics = await loop.round(step)
         await loop.asker.close()
-        times = [json.loads(line) for line in run.tracker.timings.read_text().splitlines()]
+        times = read_metrics(run.tracker.timings)
     expected = work["prompts"] * work["group"] * work["new_tokens"]
     assert metrics["train/learned_tokens/count"] == expected, f"{metrics['train/learned_tokens/count']} tokens learned, not {expected}"
     gap = {name: metrics[f"train/logprob_gap/{name}"] for name in ("mean", "max") if f"train/logprob_gap/{name}" in metrics}

@@ -81,7 +81,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "a round's rollouts are written": ("afterbase.stages.rl", "write_rollouts"),
     "tokens are drawn": ("afterbase.engine.local", "LocalEngine", "_steps"),
     "weights are loaded": ("afterbase.engine.local", "LocalEngine", "load"),
-    "an answer is judged": ("afterbase.rewards.base", "Judge", "__call__"),
+    "answers are judged": ("afterbase.rewards.base", "Judge", "group"),
     "a gradient is computed": ("afterbase.train.trainer", "LocalTrainer", "forward_backward"),
     "the weights are updated": ("afterbase.train.trainer", "LocalTrainer", "step"),
     "a step is ended": ("afterbase.stages.session", "Session", "save_if_due"),

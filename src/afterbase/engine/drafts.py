@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from afterbase.engine.runner import PlainRunner
 from afterbase.engine.several import SeveralRows
@@ -165,9 +166,7 @@ class NgramDrafter:
         """As much room as the cache's rows have, and for one look-up."""
         room = max(room, self.length + self.tokens)
         if self.text.shape[1] < room:
-            text = self.text.new_zeros(len(self.text), room)
-            text[:, : self.text.shape[1]] = self.text
-            self.text = text
+            self.text = F.pad(self.text, (0, room - self.text.shape[1]))
 
     def draft(self, cache: Cache) -> Int[Tensor, "n k"]:
         """The tokens after the latest earlier occurrence; where it reaches the end of the text, the text between repeats itself."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from afterbase.engine.draw import Knobs, draw, knobs_of, plain_knobs, row_key, special
 from afterbase.engine.group import Drawn, Group
@@ -51,9 +52,7 @@ class Rows:
             return
         for name in ("tokens", "logprobs", "sampled"):
             old = getattr(self, name)
-            new = old.new_zeros(len(old), room)
-            new[:, : old.shape[1]] = old
-            setattr(self, name, new)
+            setattr(self, name, F.pad(old, (0, room - old.shape[1])))
 
     def place(self, groups: list[Group]) -> list[int]:
         """Give every sample of the groups a row after the running ones; returns each group's first row."""
@@ -295,6 +294,4 @@ class Rows:
     def _widen(self, stops: int) -> None:
         """Make room for a request with more stop ids than any before."""
         if stops > self.stop_ids.shape[1]:
-            wider = self.stop_ids.new_full((len(self.stop_ids), stops), -1)
-            wider[:, : self.stop_ids.shape[1]] = self.stop_ids
-            self.stop_ids = wider
+            self.stop_ids = F.pad(self.stop_ids, (0, stops - self.stop_ids.shape[1]), value=-1)

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 Attend = Callable[[Tensor, GQA, LayerStep], Tensor]
 """One layer's attention of this step: the stacked projections [n, out] in, the heads' mixtures [n, query] out."""
-LATENT = True
-"""Whether models with latent attention and experts decode by recorded steps on a GPU."""
 
 
 class PlainRunner:
@@ -222,6 +220,6 @@ def runner_for(model: Transformer, dtype: torch.dtype) -> PlainRunner | FusedRun
 
         if GraphRunner.fits(model):
             return GraphRunner(model, dtype)
-        if LATENT and LatentRunner.fits(model):
+        if LatentRunner.fits(model):
             return LatentRunner(model, dtype)
     return PlainRunner(model)

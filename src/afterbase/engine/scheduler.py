@@ -56,11 +56,12 @@ class Scheduler:
         admitted, taken, tokens, needed = [], self.rows.running, 0, 0
         if self.waiting and self.slots.elastic and self.rows.running:
             needed = self._needed()
+        ahead = self.slots.ahead(self.waiting)  # what is admitted in this loop `needed` carries on
         while self.waiting:
             group = self.waiting[0]
             if admitted and tokens + len(group.text) > self.prefill_tokens:
                 break
-            longer = max(needed, self.slots.needs(group), self.slots.ahead(self.waiting))
+            longer = max(needed, self.slots.needs(group), ahead)
             fit = self.slots.fit(longer)
             if taken >= fit or taken + len(group.samples) > fit >= len(group.asked):
                 break
@@ -68,6 +69,7 @@ class Scheduler:
                 self.slots.hold(longer, self.rows.running, self.rows.filled() if self.slots.elastic else 0)
             except EngineError as error:
                 self._refuse(max(self.waiting, key=self.slots.needs), error)
+                ahead = self.slots.ahead(self.waiting)
                 continue
             admitted.append(self._next(fit - taken))
             needed, taken, tokens = longer, taken + len(admitted[-1].samples), tokens + len(group.text)

@@ -75,7 +75,7 @@ class Growing:
 
     def ahead(self, waiting: Iterable[Group]) -> int:
         """What the longest needs: the cache grows once for all of them."""
-        return max(self.needs(group) for group in waiting)
+        return max(map(self.needs, waiting), default=0)
 
     def fit(self, needed: int) -> int:
         """The rows there are, whatever a slot holds."""

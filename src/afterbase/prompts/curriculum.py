@@ -6,7 +6,6 @@ that was found out to be of that kind is passed over for a while, so that its ro
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from afterbase.config import Config
 from afterbase.errors import ConfigError, DataError
 from afterbase.prompts.base import Source
 from afterbase.prompts.mixture import Mixture
-from afterbase.prompts.rows import RowSource
+from afterbase.prompts.rows import RowSource, unit
 from afterbase.records import Prompt
 
 LOOKS = 1000
@@ -151,7 +150,7 @@ class Curriculum:
         for _ in range(min(LOOKS, len(mixture.sources[which]))):
             prompt, epoch = mixture.peek(which), mixture.epoch(which)
             known = self.known.get(prompt.id) or self._fresh(prompt, which)
-            if _draw(self.seed, prompt.id, epoch) < self._chance(known, epoch):
+            if unit(f"{self.seed}/{prompt.id}/{epoch}") < self._chance(known, epoch):
                 break
             mixture.pass_over(which)
             self.passed_over += 1
@@ -159,7 +158,9 @@ class Curriculum:
             self.exhausted += 1
         epoch = mixture.epoch(which)
         prompt = mixture.deal(which)
-        self.known.setdefault(prompt.id, self._fresh(prompt, which)).epoch = epoch
+        if prompt.id not in self.known:
+            self.known[prompt.id] = self._fresh(prompt, which)
+        self.known[prompt.id].epoch = epoch
         return prompt
 
     def _chance(self, known: Known, epoch: int) -> float:
@@ -186,11 +187,6 @@ class Curriculum:
             raise DataError(f"prompt {prompt.id}: column {self.config.column!r} holds {str(rate)[:60]!r}; give pass rates from 0 to 1")
         n = self.config.minimum
         return Known(which, -1, n, n * rate, n)
-
-
-def _draw(seed: int, prompt_id: str, epoch: int) -> float:
-    """A number from 0 to 1 that belongs to a prompt and an epoch."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}/{epoch}".encode()).digest()[:8], "big") / 2**64
 
 
 def _refuse_shared_ids(sources: Sequence[Source]) -> None:

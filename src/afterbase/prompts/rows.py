@@ -167,8 +167,12 @@ def held_out(question: str, fraction: float) -> bool:
 
 def place(question: str) -> float:
     """Where a question stands between 0 and 1: those below a source's `hold_out` are held out."""
-    digest = hashlib.sha256(" ".join(question.split()).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return unit(" ".join(question.split()))
+
+
+def unit(text: str) -> float:
+    """A number from 0 to 1 that belongs to a text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def file_lines(path: Path) -> Iterator[bytes]:

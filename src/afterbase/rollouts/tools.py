@@ -89,7 +89,10 @@ class CustomEnvConfig(Config):
             raise
         except Exception as error:
             given = ", ".join(sorted(self.settings)) or "none"
-            raise ConfigError(f"{self.path} cannot be made with the settings {given} ({type(error).__name__}: {error})") from None
+            why = f"{type(error).__name__}: {error}"
+            raise ConfigError(
+                f"{self.path} cannot be made with the settings {given} ({why}); correct its settings, or mend the class"
+            ) from None
         env.max_turns = self.max_turns or env.max_turns
         return env
 
@@ -110,7 +113,7 @@ def find_env(path: str) -> type[Env]:
     except Exception as error:
         raise ConfigError(
             f"the environment {path!r} cannot be imported ({type(error).__name__}: {error}); the current directory and the installed "
-            "packages were looked into"
+            "packages were looked into; start where the module lies, install it, or mend it"
         ) from None
     kind = getattr(found, name, None)
     if not (isinstance(kind, type) and issubclass(kind, Env)):

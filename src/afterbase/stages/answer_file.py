@@ -21,7 +21,7 @@ from afterbase.records import Completion, Message, Prompt, Sampling
 from afterbase.stages.progress import Progress
 from afterbase.stages.session import load_pair
 from afterbase.stages.stopping import Stopping
-from afterbase.text.chat import TEMPLATES, messages_of, prompt_tokens
+from afterbase.text.chat import check_template, messages_of, prompt_tokens
 from afterbase.text.think import opens, split
 from afterbase.text.tokenizer import Tokenizer
 
@@ -65,8 +65,7 @@ class Question:
 
 def answer_file(settings: AnswerSettings) -> int:
     """Answer every row that has no answer yet; returns how many rows met an error."""
-    if settings.template not in TEMPLATES:
-        raise ConfigError(f"template {settings.template!r} is unknown; choose one of {', '.join(TEMPLATES)}")
+    check_template(settings.template)
     if settings.out.resolve() == settings.source.resolve():
         raise ConfigError(f"--out {settings.out} is the file of questions itself; give another")
     questions = list(_questions(settings))

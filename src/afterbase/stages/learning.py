@@ -130,7 +130,7 @@ class Learning:
         trainer, needed = self.session.trainer, self.needed(samples)
         totals = step_totals(samples)
         metrics = self.session.learn(pack(needed, self.config.trainer.tokens_per_batch, trainer.device, totals), self.objective)
-        share = sum(sum(each.learn) for each in needed) / max(totals[0], 1)
+        share = step_totals(needed)[0] / max(totals[0], 1)
         # Shares of the step add up over its batches; a ratio is a mean over the answers that were computed.
         metrics |= {name: metrics[name] / share for name in OVER_COMPUTED & metrics.keys()}
         return {"train/learned_tokens/count": float(totals[0]), **metrics}
@@ -155,10 +155,7 @@ class GrpoLearning(Learning):
             rewards -= torch.where(told_apart, cost, 0.0)
         found = advantages(rewards, valid, [group[0].prompt.domain for group in groups], objective.advantage)
         samples = [replace(sample, advantage=value) for sample, value in zip(drafts, found.values[valid].tolist(), strict=True)]
-        return samples, {
-            "train/equal_groups/fraction": float(found.equal.float().mean()),
-            "train/group_spread/mean": float(spread(rewards, valid).mean()),
-        }
+        return samples, _of_groups(rewards, valid, found.equal)
 
     def needed(self, samples: list[Sample]) -> list[Sample]:
         """Answers of advantage zero count, but where nothing else learns from them they are not computed."""
@@ -185,12 +182,8 @@ class PpoLearning(Learning):
     def valued(self, groups: Groups, drafts: list[Sample]) -> tuple[list[Sample], dict[str, float]]:
         """Each token's advantage over the critic's expectation."""
         rewards, valid = self.rewards(groups), _valid(groups)
-        same = advantages(rewards, valid)
         samples, metrics = fill(drafts, rewards[valid].tolist(), scored(self.critic, drafts), self.config.objective)
-        return samples, metrics | {
-            "train/equal_groups/fraction": float(same.equal.float().mean()),
-            "train/group_spread/mean": float(spread(rewards, valid).mean()),
-        }
+        return samples, metrics | _of_groups(rewards, valid, advantages(rewards, valid).equal)
 
     def learn(self, samples: list[Sample]) -> dict[str, float]:
         """One update of the policy and one of the critic."""
@@ -201,6 +194,14 @@ class PpoLearning(Learning):
 def _valid(groups: Groups) -> Tensor:
     """[groups answers] Whose verifiers did not fail."""
     return torch.tensor([[rollout.score.outcome != "error" for rollout in group] for group in groups])
+
+
+def _of_groups(rewards: Tensor, valid: Tensor, equal: Tensor) -> dict[str, float]:
+    """How far the answers of a group differ."""
+    return {
+        "train/equal_groups/fraction": float(equal.float().mean()),
+        "train/group_spread/mean": float(spread(rewards, valid).mean()),
+    }
 
 
 def _sample(rollout: Rollout, config: RlConfig) -> Sample:

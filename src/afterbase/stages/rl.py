@@ -128,7 +128,8 @@ class Loop:
                     progress.advance(1, **{shown: metrics[name] for name, shown in SHOWN.items() if name in metrics})
         finally:
             await self.close()
-        session.finish({name: session.last[name] for name in SUMMARY if name in session.last})
+        last = session.last
+        session.finish({name: last[name] for name in SUMMARY if name in last})
 
     async def close(self) -> None:
         """End whatever still goes on; first what asks, then whom it asks."""

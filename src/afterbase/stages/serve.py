@@ -16,7 +16,7 @@ from afterbase.errors import ConfigError, EngineError
 from afterbase.lineage import reading
 from afterbase.stages.session import load_pair
 from afterbase.stages.stopping import Stopping
-from afterbase.text.chat import TEMPLATES
+from afterbase.text.chat import check_template
 from afterbase.text.tokenizer import Tokenizer
 
 MISSING = "serving needs the package h11; pip install 'afterbase[serve]'"
@@ -72,8 +72,7 @@ def check(settings: ServeSettings) -> None:
         raise ConfigError("the API key is empty; write one into the file, or leave it out to serve this machine only")
     if settings.key is None and settings.host not in LOOPBACK:
         raise ConfigError(f"--host {settings.host} would serve everyone who can reach it; give an API key, or keep to 127.0.0.1")
-    if settings.template not in TEMPLATES:
-        raise ConfigError(f"template {settings.template!r} is unknown; choose one of {', '.join(TEMPLATES)}")
+    check_template(settings.template)
 
 
 async def _serve(settings: ServeSettings, engine: LocalEngine, tokenizer: Tokenizer, listening: Callable[[str], None]) -> None:

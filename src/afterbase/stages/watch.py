@@ -26,7 +26,11 @@ class Watch:
     def resumed(cls, config: WarningsConfig, recipe: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Watch:
         """The watch of a run that has logged `rows` already; what it said then is not said again."""
         watch = cls(config, recipe)
-        for row in rows:
+        rows = list(rows)
+        recent = max(len(rows) - config.window - 1, 0)  # a symptom that was last seen earlier is forgotten
+        for row in rows[:recent]:
+            watch.vitals.add(row)
+        for row in rows[recent:]:
             watch.look(row["step"], row)
         return watch
 

@@ -104,10 +104,15 @@ def _message(row: Any) -> Message:
     return Message(role, content)
 
 
-def prompt_tokens(tokenizer: Tokenizer, prompt: Prompt, template: str) -> list[int]:
-    """What the engine is given for a prompt under one of TEMPLATES."""
+def check_template(template: str) -> None:
+    """ConfigError for a template that is none of TEMPLATES."""
     if template not in TEMPLATES:
         raise ConfigError(f"template {template!r} is unknown; choose one of {', '.join(TEMPLATES)}")
+
+
+def prompt_tokens(tokenizer: Tokenizer, prompt: Prompt, template: str) -> list[int]:
+    """What the engine is given for a prompt under one of TEMPLATES."""
+    check_template(template)
     return TEMPLATES[template](tokenizer, prompt.messages)
 
 

@@ -12,7 +12,7 @@ from afterbase.records import Batch, Entropy
 
 
 class Objective(Protocol):
-    """What is minimized: Likelihood, Grpo."""
+    """What is minimized: Likelihood, Grpo, Ppo, ValueLoss."""
 
     entropy: Entropy
     """Whether it looks at the entropy of each token's distribution, and whether gradient flows through it."""

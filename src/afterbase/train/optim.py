@@ -33,6 +33,6 @@ def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=config.schedule.peak, betas=config.betas, eps=config.epsilon, fused=True)
-    # The fused kernel does not count its changes itself.
+    # The fused kernel does not count its changes itself; engines and joined weights watch for them.
     optimizer.register_step_post_hook(lambda *_: torch.autograd.graph.increment_version(parameters))
     return optimizer

@@ -23,7 +23,7 @@ def pack(
     Samples are laid out by length: neighbours of similar length waste least, and no gradient depends on the order.
     `totals` is (learned tokens, sequences) of the whole step when `samples` leave some of it out; see `step_totals`.
     """
-    learned = [sum(sample.learn[1:]) for sample in samples]
+    learned = _learned(samples)
     total_tokens, total_sequences = totals or (sum(learned), sum(count > 0 for count in learned))
     order = sorted((place for place, count in enumerate(learned) if count), key=lambda place: -len(samples[place].tokens))
     total_tokens, total_sequences = max(total_tokens, 1), max(total_sequences, 1)
@@ -37,7 +37,7 @@ def step_totals(samples: Sequence[Sample]) -> tuple[int, int]:
 
     Each process gives its own samples. The step's gradient is then the sum over processes, not their mean.
     """
-    learned = [sum(sample.learn[1:]) for sample in samples]
+    learned = _learned(samples)
     tokens, sequences = summed((sum(learned), sum(count > 0 for count in learned)))
     return tokens, sequences
 
@@ -47,6 +47,11 @@ def unpacked(batch: Batch, values: Float[Tensor, "P"]) -> Iterator[tuple[int, tu
     counts = torch.bincount(batch.owner, minlength=len(batch.samples)).tolist()
     for sample, part in zip(batch.samples, values.float().cpu().split(counts), strict=True):
         yield sample, tuple(part.tolist())
+
+
+def _learned(samples: Sequence[Sample]) -> list[int]:
+    """Learned tokens of each; a sequence's first is never predicted."""
+    return [sum(sample.learn[1:]) for sample in samples]
 
 
 def _groups(order: Iterable[int], samples: Sequence[Sample], tokens_per_batch: int) -> list[list[int]]:

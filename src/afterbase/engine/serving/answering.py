@@ -176,12 +176,13 @@ class Answering:
             new = list(zip(last.tokens, last.logprobs, strict=True))[spelling.count :]
         else:
             new = [(event.token, event.logprob) for event in news]
-        spelled, tokens = spelling.spell(new), [token for token, _ in new]
+        tokens = [token for token, _ in new]
+        spelling.count += len(new)
         text, thought = telling.push(tokens)
         if last:
             rest = telling.finish()
             text, thought = text + rest[0], thought + rest[1]
-        spelled = spelled if self.asked.body.wants_logprobs else None
+        spelled = spelling.spell(new) if self.asked.body.wants_logprobs else None
         return Part(news[0].index, text, None if self.asked.hidden else thought, tokens, spelled, last.finish if last else None)
 
     async def _push(self, out: Connection, part: Part, first: bool = False) -> None:
@@ -223,7 +224,6 @@ class Spelling:
         for token, logprob in tokens:
             spelled.append(Spelled(self.tokenizer.decode([token], skip_special=False), logprob, self.offset))
             self.offset += len(self.decoder.push(token))
-            self.count += 1
         return spelled
 
 
