@@ -238,7 +238,7 @@ def test_an_environment_of_a_file_in_the_current_directory(tmp_path, monkeypatch
         "a_game_for_tests": "write module:Class",
         "a_game_for_tests:Chess": r"a_game_for_tests\.py has no such class",
         "a_game_for_tests:SMALL": "has a SMALL that is no subclass",
-        "no_such_game:Game": "cannot be imported .ModuleNotFoundError: No module named 'no_such_game'",
+        "no_such_game:Game": r"start where no_such_game\.py lies, or install it",
     }.items():
         with pytest.raises(ConfigError, match=why):
             find_env(path)

@@ -6,15 +6,10 @@ with one entry an answer, and `trainer_state`, `log_extra`, `log_metric`. It giv
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import math
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +18,7 @@ from pydantic import Field, field_validator
 
 from afterbase.config import Config
 from afterbase.errors import ConfigError
+from afterbase.named import file_of, imported, is_path, parted
 from afterbase.records import Prompt, Rollout, Score
 from afterbase.rewards.thread import OutOfTime, Turns
 
@@ -58,8 +54,7 @@ class FunctionConfig(Config):
     @field_validator("path")
     @classmethod
     def _names_a_function(cls, path: str) -> str:
-        module, name = _parted(path)
-        if not module or not all(part.isidentifier() for part in (*module.split("."), name)):
+        if not is_path(path):
             raise ValueError('is not module and function; write them as in "my_rewards:brevity"')
         return path
 
@@ -69,9 +64,7 @@ class FunctionConfig(Config):
 
     def file(self) -> Path | None:
         """The file that the function's module is read from, for the record of what went into a run; None for one without a file."""
-        with _from_here(), suppress(Exception):  # the packages above it are imported, and what they lack is told when the part is built
-            spec = importlib.util.find_spec(_parted(self.path)[0])
-            return Path(spec.origin) if spec and spec.origin and spec.has_location else None
+        return file_of(self.path)
 
 
 @dataclass
@@ -107,7 +100,7 @@ class FunctionPart:
 
     def __init__(self, config: FunctionConfig, function: Callable[..., Any]):
         self.config, self.function = config, function
-        self.name = config.name or _parted(config.path)[1]
+        self.name = config.name or parted(config.path)[1]
         self.verdict, self.cached = config.verdict, config.pure
         self.state = TrainerState()
         self._turns = Turns(config.seconds)
@@ -194,44 +187,12 @@ class FunctionPart:
 
 def find(path: str) -> Callable[..., Any]:
     """The function at a dotted path; ConfigError says what is missing."""
-    module_name, name = _parted(path)
-    with _from_here():
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if f"{module_name}.".startswith(f"{error.name}."):
-                file = module_name.replace(".", "/") + ".py"
-                raise ConfigError(
-                    f"there is no module {module_name!r} for the reward {path!r}; start where {file} lies, or install it"
-                ) from None
-            raise ConfigError(f"the reward {path!r} cannot be imported ({error}); install what {module_name} needs") from None
-        except (Exception, SystemExit) as error:  # whatever a stranger's module does when it is imported
-            raise ConfigError(f"the reward {path!r} cannot be imported ({type(error).__name__}: {error}); mend {module_name}") from None
-    function = getattr(module, name, None)
+    module = imported(path, "reward")
+    function = getattr(module, parted(path)[1], None)
     if not callable(function):
         there = ", ".join(sorted(key for key, value in vars(module).items() if inspect.isfunction(value) and key[0] != "_")) or "none"
         raise ConfigError(f"the reward {path!r} names no function of {module.__file__}; its functions are: {there}")
     return function
-
-
-def _parted(path: str) -> tuple[str, str]:
-    """Module and function; the last dot parts them where there is no colon."""
-    module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
-    return module, name
-
-
-@contextmanager
-def _from_here() -> Iterator[None]:
-    """Modules of the current directory come first while one is looked for, and last afterwards: a `code.py` there hides nothing."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
-        if here not in sys.path:
-            sys.path.append(here)
 
 
 def _parameters(function: Callable[..., Any]) -> set[str] | None:

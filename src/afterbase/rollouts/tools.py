@@ -13,10 +13,8 @@ stopped there, the sandbox runs it, and the output is appended inside the same t
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +22,7 @@ from pydantic import Field
 
 from afterbase.config import Config
 from afterbase.errors import ConfigError
+from afterbase.named import imported, is_path, parted
 from afterbase.rollouts.turns import Env, Reply, Turn
 from afterbase.sandbox.base import Execution, Job, Limits, Sandbox
 from afterbase.sandbox.open import SandboxConfig
@@ -103,22 +102,13 @@ EnvironmentConfig = Annotated[PythonToolConfig | CustomEnvConfig, Field(discrimi
 
 def find_env(path: str) -> type[Env]:
     """The class at module:Class; ConfigError says what is there instead."""
-    module, colon, name = path.partition(":")
-    if not (module and colon and name):
+    if not is_path(path):
         raise ConfigError(f"the environment {path!r} is no path of a class; write module:Class, for example my_module:MyEnv")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # it stays there: the module may import its neighbours later
-    try:
-        found = importlib.import_module(module)
-    except Exception as error:
-        raise ConfigError(
-            f"the environment {path!r} cannot be imported ({type(error).__name__}: {error}); the current directory and the installed "
-            "packages were looked into; start where the module lies, install it, or mend it"
-        ) from None
-    kind = getattr(found, name, None)
+    module, name = imported(path, "environment"), parted(path)[1]
+    kind = getattr(module, name, None)
     if not (isinstance(kind, type) and issubclass(kind, Env)):
         what = "no such class" if kind is None else f"a {name} that is no subclass of afterbase.rollouts.turns.Env"
-        raise ConfigError(f"the environment {path!r}: {getattr(found, '__file__', module)} has {what}; write class {name}(Env)")
+        raise ConfigError(f"the environment {path!r}: {module.__file__} has {what}; write class {name}(Env)")
     return kind
 
 
