@@ -6,7 +6,8 @@ The work: a 3.3M-parameter Qwen2 and the 1.2M-parameter DeepSeek-V3 of the quick
 exactly 64 new tokens at temperature 1; for GRPO one update on them with the same plain reward and no reference model. Each side runs
 in a process of its own, in float32 and in bfloat16 (the peer's generation with bfloat16 weights, everything else by autocast), the
 sides taking turns; the first timing of a process warms up and is not counted. Each side is credited with its faster
-precision. Writes benchmarks/results/<hardware>.json and prints the ratios with their range over the rounds.
+precision. Writes benchmarks/results/<hardware>.json and prints the ratios with their range over the rounds; what the file says of
+pieces of the work that were not asked for stays in it, with the day and the command they were measured with.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=os.cpu_count())
     options.add_argument("--out", type=Path, help="result file")
     options.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
+    options.add_argument("--tasks", nargs="+", choices=SIDES, default=list(SIDES))
     chosen = options.parse_args()
     timings: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as directory:
@@ -54,23 +56,26 @@ def main() -> None:
             make_checkpoint(Path(directory, name), SHAPES[name])
         for turn in range(chosen.rounds):
             for name in chosen.models:
-                measure(Path(directory, name), f"turn {turn + 1}/{chosen.rounds}", chosen.threads, timings)
-    result = {
-        "hardware": hardware(), "threads": chosen.threads, "date": date.today().isoformat(), "versions": versions(),
-        "work": WORK, "shapes": SHAPES, "command": "python " + " ".join(sys.argv), "seconds": timings, "summary": summary(timings),
-    }  # fmt: skip
+                measure(Path(directory, name), chosen.tasks, f"turn {turn + 1}/{chosen.rounds}", chosen.threads, timings)
     path = chosen.out or HERE / "results" / f"{hardware().replace(' ', '-').replace('/', '-')}.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"seconds": {}, "measured": {}}
+    this = {"date": date.today().isoformat(), "command": "python " + " ".join(sys.argv), "threads": chosen.threads, "versions": versions()}
+    seconds = {**before["seconds"], **timings}
+    result = {
+        "hardware": hardware(), "work": WORK, "shapes": SHAPES, "measured": {**before["measured"], **dict.fromkeys(timings, this)},
+        "seconds": seconds, "summary": summary(seconds),
+    }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for task, numbers in result["summary"].items():
-        print(f"{task}: {json.dumps(numbers)}")
+    for task in timings:
+        print(f"{task}: {json.dumps(result['summary'][task])}")
     print(f"written to {path}")
 
 
-def measure(checkpoint: Path, turn: str, threads: int, timings: dict[str, dict[str, list[float]]]) -> None:
+def measure(checkpoint: Path, tasks: list[str], turn: str, threads: int, timings: dict[str, dict[str, list[float]]]) -> None:
     """Add the seconds of one piece of work, by model and task and by side with precision."""
-    for task, sides in SIDES.items():
-        for side in sides:
+    for task in tasks:
+        for side in SIDES[task]:
             for precision in ("float32", "bfloat16"):
                 command = [sys.executable, str(HERE / f"cpu_{side}.py"), task, str(checkpoint), precision, str(threads)]
                 environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}

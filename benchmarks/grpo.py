@@ -15,31 +15,19 @@ Beside each part stands its floor: operations over the rate of a large matrix pr
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import zlib
-from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-HERE = Path(__file__).parent
+from common import HERE, card, held, keep, make_checkpoint, need_cuda, shape, times_faster
+from common import piece as run_piece
+
 PIECES = ("rates", "afterbase", "trl", "trl-vllm")
 PARTS = ("sample", "judge", "logprob", "update", "rest")
 WORK = {"prompts": 32, "group": 8, "prompt_tokens": 128, "new_tokens": 512}
-SHAPE = {
-    "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
-    "num_attention_heads": 14, "num_key_value_heads": 2, "max_position_embeddings": 4096, "tie_word_embeddings": True,
-    "rope_theta": 1e6, "rms_norm_eps": 1e-6, "eos_token_id": 1, "pad_token_id": 0,
-}  # fmt: skip
-SMALL = {"vocab_size": 600, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-"""What a rehearsal changes."""
 
 
 def main() -> None:
@@ -55,21 +43,20 @@ def main() -> None:
     if wrong := set(chosen.pieces) - set(PIECES):
         options.error(f"no such piece: {', '.join(sorted(wrong))}; there are {', '.join(PIECES)}")
     path = chosen.out or HERE / "results" / f"{card().replace(' ', '-')}.json"
-    result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"pieces": {}}
+    result = held(path)
     if not chosen.table:
         need_cuda(chosen.rehearse)
         for piece in chosen.pieces or [piece for piece in PIECES if installed(piece)]:
             result["pieces"][piece] = run(piece, chosen)
-            result |= {"hardware": card(), "date": date.today().isoformat(), "work": work(chosen.rehearse), "shape": shape(chosen.rehearse)}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({**result, "summary": summary(result)}, indent=1) + "\n", encoding="utf-8")
+            result |= {"work": work(chosen.rehearse), "shape": shape(chosen.rehearse)}
+            keep(path, {**result, "summary": summary(result)})
     print(table(summary(result)))
     print(f"({path})")
 
 
 def run(piece: str, chosen: argparse.Namespace) -> dict:
     """One piece in a process of its own: what it prints last."""
-    script = {"rates": "grpo_rates.py", "afterbase": "grpo_afterbase.py"}.get(piece, "grpo_trl.py")
+    script = {"rates": "rates.py", "afterbase": "grpo_afterbase.py"}.get(piece, "grpo_trl.py")
     with tempfile.TemporaryDirectory() as directory:
         if piece != "rates":
             make_checkpoint(Path(directory), shape(chosen.rehearse))
@@ -77,14 +64,7 @@ def run(piece: str, chosen: argparse.Namespace) -> dict:
             "checkpoint": directory, "steps": chosen.steps, "work": work(chosen.rehearse), "vllm": piece == "trl-vllm",
             "tokens_per_batch": chosen.tokens_per_batch, "trl_batch": chosen.trl_batch, "rehearse": chosen.rehearse,
         }  # fmt: skip
-        command = [sys.executable, str(HERE / script), json.dumps(settings)]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
-    if done.returncode:
-        sys.exit(f"{piece} failed: its last words are above, its output was:\n{done.stdout[-3000:]}")
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    print(f"{piece}: {json.dumps(found)}", flush=True)
-    return {**found, "versions": versions()}
+        return run_piece(piece, script, settings)
 
 
 def summary(result: dict) -> dict:
@@ -100,10 +80,7 @@ def summary(result: dict) -> dict:
     mine = [row["step"] for row in pieces.get("afterbase", {}).get("steps", [])]
     for side in [side for side in sides if mine and side != "afterbase"]:
         theirs = [row["step"] for row in pieces[side]["steps"]]
-        found[f"times faster than {side}"] = {
-            "median": round(statistics.median(theirs) / statistics.median(mine), 2),
-            "range": [round(min(theirs) / max(mine), 2), round(max(theirs) / min(mine), 2)],
-        }
+        found[f"times faster than {side}"] = times_faster(mine, theirs)
     return found
 
 
@@ -139,31 +116,6 @@ def table(found: dict) -> str:
     return text
 
 
-def make_checkpoint(directory: Path, shape: dict) -> None:
-    """The same random weights for every side, and a tokenizer whose every word is one token."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    from afterbase.model.checkpoint import save_model
-    from afterbase.model.config import ModelConfig
-    from afterbase.model.transformer import Transformer
-
-    torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = Transformer(ModelConfig.from_hf(shape))
-        for name, parameter in model.named_parameters():
-            if not name.endswith("norm.weight"):
-                parameter.data.normal_(0, 0.0 if name.endswith("bias") else 0.02)
-    save_model(model, directory, torch.bfloat16)
-    words = {"<pad>": 0, "<eos>": 1, "<unk>": 2, **{f"w{number}": number for number in range(3, shape["vocab_size"])}}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.WhitespaceSplit(), decoders.Replace("w", " w")
-    tokenizer.add_special_tokens(["<pad>", "<eos>", "<unk>"])
-    tokenizer.save(str(directory / "tokenizer.json"))
-    kept = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
-    (directory / "tokenizer_config.json").write_text(json.dumps(kept), encoding="utf-8")
-
-
 def prompts(steps: int, work: dict, vocabulary: int) -> list[str]:
     """Different questions for every step, each of so many words."""
     draw = random.Random(0)
@@ -175,65 +127,13 @@ def rewards(completions: list[str], **columns: list) -> list[float]:
     return [zlib.crc32(str(text).encode()) / 2**32 for text in completions]
 
 
-class Memory(threading.Thread):
-    """Watches how much of the card is in use."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.most, self.ended = 0, threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        import torch
-
-        while torch.cuda.is_available() and not self.ended.wait(0.02):
-            free, total = torch.cuda.mem_get_info()
-            self.most = max(self.most, total - free)
-
-    def peaks(self) -> dict[str, float]:
-        """GiB that torch had allocated at most, and that were in use on the card."""
-        import torch
-
-        self.ended.set()
-        allocated = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        return {"allocated_gib": round(allocated / 2**30, 2), "card_gib": round(self.most / 2**30, 2)}
-
-
 def work(rehearse: bool) -> dict:
     return {"prompts": 4, "group": 2, "prompt_tokens": 8, "new_tokens": 16} if rehearse else WORK
-
-
-def shape(rehearse: bool) -> dict:
-    return {**SHAPE, **SMALL} if rehearse else SHAPE
-
-
-def card() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-
-
-def need_cuda(rehearse: bool) -> None:
-    """One sentence where there is nothing to measure."""
-    if card() == "no GPU" and not rehearse:
-        print("this benchmark needs an NVIDIA GPU and torch sees none; benchmarks/cpu.py is the one for a CPU", file=sys.stderr)
-        sys.exit(2)
 
 
 def installed(piece: str) -> bool:
     """Whether what a piece needs is there."""
     return all(find_spec(name) for name in {"trl": ["trl"], "trl-vllm": ["trl", "vllm"]}.get(piece, []))
-
-
-def versions() -> dict[str, str]:
-    """What was measured."""
-    found = {}
-    for name in ("torch", "triton", "transformers", "trl", "vllm", "afterbase"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from afterbase.process import prepare
 
 prepare()  # as the command line does
 
-from grpo import Memory, prompts
+from common import Memory
+from grpo import prompts
 
 from afterbase.config import build as configured
 from afterbase.rewards.base import build

@@ -7,8 +7,9 @@ import time
 from collections import defaultdict
 
 import torch
+from common import Memory
 from datasets import Dataset
-from grpo import Memory, prompts, rewards
+from grpo import prompts, rewards
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 

@@ -21,6 +21,15 @@ FAMILIES = {
     "llama": {"num_key_value_heads": 2},
     "qwen2": {"num_key_value_heads": 2, "tie_word_embeddings": True},
     "qwen3": {"num_key_value_heads": 2, "head_dim": 6},
+    "qwen3_moe": {
+        "num_key_value_heads": 2, "head_dim": 6, "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 8,
+        "norm_topk_prob": True,
+    },
+    "deepseek_v2": {
+        "q_lora_rank": None, "kv_lora_rank": 8, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 5, "n_routed_experts": 8,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 8, "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2,
+        "topk_method": "group_limited_greedy", "routed_scaling_factor": 4.0,
+    },
     "deepseek_v3": {
         "q_lora_rank": 12, "kv_lora_rank": 8, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 5, "n_routed_experts": 8,
         "num_experts_per_tok": 2, "moe_intermediate_size": 8, "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2,

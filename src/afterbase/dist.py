@@ -1,15 +1,19 @@
-"""Where this process runs: the one place that reads what torchrun puts into the environment."""
+"""Where this process runs: the one place that reads what torchrun puts into the environment, and where its processes meet."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from afterbase.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+PATIENCE = timedelta(hours=1)
+"""How long ranks wait for one that writes a checkpoint or reads a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +31,72 @@ class Place:
 
 
 def here() -> Place:
-    """This process's place; ConfigError when it was started as one of several."""
+    """This process's place; ConfigError when it was started as one of several and has not joined them."""
     rank, world, local_rank = (_from_environment(name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-    if world != 1:
+    if world != 1 and not _joined():
         raise ConfigError(
-            f"started as process {rank} of {world} (WORLD_SIZE={world}), but this version trains in one process; "
-            "start afterbase once, without torchrun"
+            f"started as process {rank} of {world} (WORLD_SIZE={world}), but this command works in one process, only pretrain and sft "
+            "in several; start afterbase once, without torchrun"
         )
     import torch
 
     return Place(rank, world, local_rank, torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu"))
 
 
+def several() -> bool:
+    """Whether torchrun started this process as one of several; asks the environment alone."""
+    return _from_environment("WORLD_SIZE", 1) > 1
+
+
+def join() -> Place:
+    """Meet the other processes, once, and take this one's place among them; ConfigError when there are more than GPUs for them."""
+    import torch
+
+    if not _joined():
+        local_rank, gpus = _from_environment("LOCAL_RANK", 0), torch.cuda.device_count()
+        if gpus and local_rank >= gpus:
+            raise ConfigError(f"process {local_rank} of this machine has no GPU, torch sees {gpus}; give torchrun --nproc-per-node={gpus}")
+        if gpus:
+            torch.cuda.set_device(local_rank)
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+    return here()
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes the run's files: the first, or the only one."""
+    return not _joined() or _from_environment("RANK", 0) == 0
+
+
+def told(word: Any = None) -> Any:
+    """What the first process says, on all of them; the others' own word does not count."""
+    import torch
+
+    said = [word]
+    torch.distributed.broadcast_object_list(said, src=0, device=torch.device("cpu"))
+    return said[0]
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is so for any process."""
+    return bool(summed((int(flag),))[0])
+
+
 def summed(counts: tuple[int, ...]) -> tuple[int, ...]:
     """Each count summed over the processes that train together; as it is where this process trains alone."""
     import torch
 
-    together = torch.distributed
-    if not together.is_available() or not together.is_initialized():
+    if not _joined():
         return counts
-    totals = torch.tensor(counts, device="cuda" if together.get_backend() == "nccl" else "cpu")
-    together.all_reduce(totals)
+    totals = torch.tensor(counts)
+    totals = totals.cuda() if torch.distributed.get_backend() == "nccl" else totals
+    torch.distributed.all_reduce(totals)
     return tuple(totals.tolist())
+
+
+def _joined() -> bool:
+    import torch
+
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _from_environment(name: str, default: int) -> int:

@@ -50,13 +50,13 @@ class Segments:
     def starts(self) -> Tensor:
         """[S+1] int32, the cumulative lengths (`cu_seqlens`): sequence s is `stream[starts[s]:starts[s+1]]`."""
         sums = torch.tensor((0, *self.lengths)).cumsum(0)
-        return sums.to(torch.int32).to(self.device)
+        return carried(sums.to(torch.int32), self.device)
 
     @cached_property
     def owner(self) -> Tensor:
         """[T] int64, which sequence each token belongs to."""
         lengths = torch.tensor(self.lengths)
-        return torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(self.device)
+        return carried(torch.repeat_interleave(torch.arange(len(lengths)), lengths), self.device)
 
     @cached_property
     def positions(self) -> Tensor:
@@ -65,6 +65,24 @@ class Segments:
             return self.offsets
         within = torch.arange(self.num_tokens, device=self.device) - self.starts[:-1].long()[self.owner]
         return within if self.offsets is None else within + self.offsets[self.owner]
+
+    @property
+    def whole(self) -> Segments:
+        """The sequences of the whole stream: these, unless other processes hold the rest of it (model/parallel/context.py)."""
+        return self
+
+    @cached_property
+    def places(self) -> Tensor:
+        """[T] int64, where each token lies in the whole stream."""
+        return torch.arange(self.num_tokens, device=self.device)
+
+    def reach(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        """What attention remembers of these tokens, and before them of what the first sequence's tokens elsewhere left: nothing here."""
+        return parts
+
+    def together(self, counts: Tensor) -> Tensor:
+        """What was counted of these tokens, with what other processes counted of the rest of the stream: nobody here."""
+        return counts
 
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
@@ -109,3 +127,8 @@ class Bucket:
         real = steps[None, :] < lengths[:, None]
         index = starts[:, None] + torch.where(real, steps[None, :], 0)
         return cls(index.to(segments.device), real.to(segments.device))
+
+
+def carried(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host's on the device; a GPU fetches it when its turn comes, and the host need not wait for what is queued there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -49,6 +49,22 @@ class Tracker:
                 write_atomic(path, "".join(line for line, row in zip(lines, rows, strict=False) if row["step"] < step))
 
 
+class Silent(Tracker):
+    """Writes nothing: another process writes the run's numbers."""
+
+    def __init__(self, directory: Path):
+        self.metrics, self.timings = directory / "metrics.jsonl", directory / "timings.jsonl"
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def time(self, step: int, timings: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def rewind(self, step: int) -> None:
+        """Nothing."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file, oldest first; a half-written last line (the writer was killed) is left out."""
     if not path.exists():

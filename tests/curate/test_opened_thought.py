@@ -44,7 +44,7 @@ def kept(tokenizer, wrote=WROTE):
     tokens = (*tokenizer.encode(wrote), tokenizer.eos_id)
 
     class Engine:
-        async def generate(self, prompt, sampling, n):
+        async def generate(self, prompt, sampling, n, tag=""):
             return [Completion(tokens, (), (), 0, "stop")]
 
     (rollout,) = asyncio.run(sample_group(Engine(), tokenizer, PROMPT, "chat", Sampling(), 1))

@@ -67,10 +67,22 @@ def test_a_pace_compares_tokens_a_second_and_looks_again():
         assert not pace.drafts()  # the next trial begins
 
 
+def test_where_pauses_are_dear_a_plain_step_is_timed_once():
+    pace, asked = Pace(trials=(2, 3), lasting=True), []
+    for _ in range(2 * AGAIN):
+        asked.append(pace.drafts())
+        if asked[-1]:
+            pace.drafted.append(1.5)
+            pace.taken.append(1.8)
+        else:
+            pace.plain.append(1.0)
+    assert asked == [False] * 2 + [True] * (2 * AGAIN - 2) and pace.extra == pytest.approx(0.8)
+
+
 def test_where_the_device_takes_whole_steps_itself_nothing_is_drafted(tiny):
-    """A runner that decodes by recorded graphs takes one token a step; that is said."""
-    model = tiny("deepseek_v3", **MTP_MODEL)
+    """A dense model that decodes by recorded graphs has no step that drafts; that is said."""
+    model = tiny("qwen3", **MTP_MODEL)
     rows, runner = engine_of(model, MTPDrafting()).rows, PlainRunner(model)
     runner.alone = True
-    with pytest.warns(UserWarning, match="drafting is off: this model decodes by whole steps recorded for the GPU"):
+    with pytest.warns(UserWarning, match="drafting is off: on a GPU in half precision only models with latent attention draft"):
         assert speculator_for(MTPDrafting(), model, rows, runner) is None

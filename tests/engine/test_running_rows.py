@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import torch
 
-from afterbase.engine.rows import IDLE, Group, Rows
+from afterbase.engine.rows import FULL, IDLE, STOPPED, Group, Rows
 from afterbase.records import Completion, Sampling
 
 VOCABULARY = 300
@@ -143,24 +143,78 @@ def test_dropping_tells_which_groups_were_running():
 
 
 def test_a_device_goes_alone_as_far_as_the_host_has_no_say():
-    """No further than the longest limit; one step at a time for a stop string; not for truncated draws."""
+    """No further than the longest limit; nowhere while a row's draws are truncated or steered."""
 
-    def most(decode=None, **sampling) -> int:
-        driver = Driver(decode=decode)
+    def rows_of(**sampling) -> Rows:
+        driver = Driver(decode=ascii_text)
         driver.ask(range(50), max_tokens=7)
         driver.ask(range(50), **{"max_tokens": 5, **sampling})
-        return driver.rows.burst(16)
+        return driver.rows
 
-    assert most() == 6  # the first has said one of its seven
-    assert most(max_tokens=100) == 16
-    assert most(decode=ascii_text, stop=("!",)) == 1
-    assert most(top_k=3) == most(top_p=0.9) == 0
+    assert rows_of().burst(16) == 6  # the first has said one of its seven
+    assert rows_of(max_tokens=100).burst(16) == 16
+    assert not rows_of().hosted and not rows_of(stop=("!",)).hosted
+    assert rows_of(top_k=3).hosted and rows_of(top_p=0.9).hosted and rows_of(presence_penalty=1.0).hosted
 
 
 def test_bursts_count_down_to_the_longest_limit():
     driver = Driver()
     driver.ask(range(50), max_tokens=21)
     assert [driver.rows.burst(16) for _ in range(2)] == [16, 4]
+
+
+def test_a_row_that_needed_the_host_takes_that_along():
+    """Of three rows the middle one is truncated; when the first ends, the last takes its place."""
+    driver = Driver()
+    for stop, sampling in ((6, {}), (8, {"top_k": 3}), (99, {})):
+        driver.ask([5, 6, 7, 8, 9, 9, 9], stop_ids=(stop,), **sampling)
+    seen = []
+    while driver.rows.running > 1:
+        seen.append((driver.rows.running, driver.rows.hosted))
+        driver.step()
+    assert set(seen) == {(3, True), (2, True)} and not driver.rows.hosted
+
+
+def say(rows, *line, done=()):
+    """A device's step: each row says its token, and some end by it."""
+    for row, token in enumerate(line):
+        rows.tokens[row, rows.counts[row]] = token
+        rows.counts[row] += 1
+    for row, how in done:
+        rows.done[row] = how
+
+
+def test_a_look_sees_the_moment_at_which_it_was_taken():
+    """Row 0 had ended by then; row 1 ends a step later, and row 2's later token is nobody's news yet."""
+    driver, heard = Driver(decode=ascii_text), []
+    groups = [driver.ask([65] * 9, max_tokens=20) for _ in range(3)]
+    groups[2].watch, driver.rows.watched = lambda *news: heard.append(news[1]), True
+    groups[2].told[0] = 1
+    say(driver.rows, 66, 66, 66, done=[(0, STOPPED)])
+    seen = driver.rows.seen()
+    say(driver.rows, 67, 67, 67, done=[(1, FULL)])
+    ((targets, sources, _),) = driver.rows.look(3, seen)
+    assert (targets.tolist(), sources.tolist()) == ([0], [2])
+    assert groups[0].finished[0].tokens == (65, 66) and groups[0].finished[0].finish == "stop"
+    assert not groups[1].finished and heard == [66] and driver.rows.behind
+    driver.rows.look(3)
+    assert groups[1].finished[0].tokens == (65, 66, 67) and groups[1].finished[0].finish == "length"
+    assert heard == [66, 67] and not driver.rows.behind and driver.rows.done.tolist()[:2] == [0, IDLE]
+
+
+def test_what_the_host_reckons_is_what_the_device_has():
+    """The longest row and the tokens that may still come, after looks behind two steps that are under way."""
+    driver = Driver()
+    driver.ask([5] * 9, prompt=range(30), max_tokens=4)
+    driver.ask([5] * 9, prompt=range(20), max_tokens=40)
+    driver.rows.look(3)
+    seen, _ = driver.rows.seen(), driver.rows.burst(2)
+    say(driver.rows, 6, 6)
+    say(driver.rows, 6, 6)
+    driver.rows.lengths[:2] += 2
+    driver.rows.look(3, seen)
+    assert driver.rows.filled() == int(driver.rows.lengths.max()) == 32
+    assert driver.rows.left == 40 - 3 == int((driver.rows.limits - driver.rows.counts).max())
 
 
 def test_a_device_passes_over_rows_that_were_dropped():

@@ -195,5 +195,5 @@ def test_a_steered_row_keeps_its_bits_beside_rows_that_are_steered_otherwise():
 
 def test_plain_rows_are_not_sorted_steered_or_parted():
     asked = [((1,), Sampling(0.7))] * 3
-    for knobs in (knobs_of(asked, CPU), plain_knobs(torch.full((3,), 0.7))):
+    for knobs in (knobs_of(asked, CPU), plain_knobs(torch.full((3,), 0.7), {0.7})):
         assert not (knobs.parts or knobs.steering or knobs.truncating or knobs.differing) and knobs.min_p is None

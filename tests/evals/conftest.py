@@ -25,7 +25,7 @@ class FakeEngine:
         self.tokenizer, self.answer, self.dies_at = tokenizer, answer, dies_at
         self.asked = []
 
-    async def generate(self, prompt, sampling, n=1):
+    async def generate(self, prompt, sampling, n=1, tag=""):
         question = self.tokenizer.decode(prompt)
         self.asked.append((question, sampling.seed))
         if len(self.asked) == self.dies_at:

@@ -6,7 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from afterbase.engine import latent as native
+from afterbase.engine.cuda import latent
+from afterbase.engine.cuda.runner import GraphRunner
 from afterbase.engine.local import EngineConfig, LocalEngine
+from afterbase.engine.runner import FusedRunner
 from afterbase.model.cache import Cache
 from afterbase.records import Sample, Sampling
 from afterbase.segments import Segments
@@ -23,8 +27,13 @@ def samples_of(completions, prompts):
     ]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
-@pytest.mark.parametrize("family", ["qwen2", "deepseek_v3"])
+@pytest.mark.parametrize(
+    ("family", "temperature"),
+    [
+        *((family, temperature) for family in ("qwen2", "deepseek_v3") for temperature in (1.0, 0.7, 1.6)),
+        *((family, 0.8) for family in ("llama", "qwen3", "qwen3_moe", "deepseek_v2")),
+    ],
+)
 def test_the_engine_and_the_trainer_agree_on_every_token(tiny, random_tokens, family, temperature):
     """Eleven requests of four prompts share five rows, so they join and leave all the time."""
     model = tiny(family)
@@ -43,6 +52,23 @@ def test_the_engine_and_the_trainer_agree_on_every_token(tiny, random_tokens, fa
         torch.testing.assert_close(trainer.score(batch), batch.old, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "recorded"),
+    [
+        ("deepseek_v3", {}, True),
+        ("deepseek_v3", {"n_shared_experts": 0}, False),
+        ("deepseek_v2", {}, False),
+        ("qwen3_moe", {}, False),
+        ("qwen3", {"head_dim": 16}, False),
+    ],
+)
+def test_a_recorded_step_is_for_the_routing_that_it_was_written_for(tiny, family, changes, recorded):
+    """Others decode by the model's own forward pass, and not wrongly."""
+    model = tiny(family, **changes)
+    assert latent.LatentRunner.fits(model) == recorded and (recorded or not native.LatentCpuRunner.fits(model))
+    assert GraphRunner.fits(model) == FusedRunner.fits(model) == (family == "qwen3")
+
+
 def test_score_is_the_trainers_at_temperature_one(tiny, random_tokens):
     model, tokens = tiny("deepseek_v3"), random_tokens(12)
     scores = asyncio.run(LocalEngine(model, EngineConfig()).score(tokens))
@@ -59,10 +85,12 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ("llama", {}),
         ("qwen2", {}),
         ("qwen3", {}),
+        ("qwen3_moe", {}),
+        ("deepseek_v2", {}),
         ("deepseek_v3", {}),
         ("deepseek_v3", {"q_lora_rank": None, "rope_scaling": YARN}),
     ],
-    ids=["llama", "qwen2", "qwen3", "mla", "mla yarn"],
+    ids=["llama", "qwen2", "qwen3", "qwen3 moe", "deepseek v2", "mla", "mla yarn"],
 )
 def test_decoding_token_by_token_is_the_plain_forward(tiny, random_tokens, family, changes):
     """Two rows of different age decode side by side; for MLA that is the absorbed form against the plain one."""

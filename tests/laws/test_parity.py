@@ -21,6 +21,8 @@ LATENT = {
     "num_key_value_heads": 4, "kv_lora_rank": 8, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 5, "n_routed_experts": 8,
     "num_experts_per_tok": 3, "moe_intermediate_size": 8, "first_k_dense_replace": 1, "num_nextn_predict_layers": 0,
 }  # fmt: skip
+OLD_LATENT = {key: value for key, value in LATENT.items() if key != "num_nextn_predict_layers"}
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 8}
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 1000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
@@ -33,6 +35,20 @@ CASES = {
     "qwen2 tied": ("qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("qwen3", {"head_dim": 6}),
     "qwen3 yarn": ("qwen3", {"head_dim": 16, "rope_scaling": YARN}),
+    "qwen2.5 with its window off": ("qwen2", {"use_sliding_window": False, "sliding_window": 8, "max_window_layers": 1}),
+    "qwen3 moe": ("qwen3_moe", {**EXPERTS, "head_dim": 6, "norm_topk_prob": True}),
+    "qwen3 moe, some layers dense": (
+        "qwen3_moe",
+        {**EXPERTS, "num_hidden_layers": 4, "decoder_sparse_step": 2, "mlp_only_layers": [1], "attention_bias": True}
+        | {"tie_word_embeddings": True},
+    ),
+    "deepseek v2 lite": ("deepseek_v2", {**OLD_LATENT, "q_lora_rank": None, "topk_method": "greedy", "n_group": 1, "topk_group": 1}),
+    "deepseek v2": (
+        "deepseek_v2",
+        {**OLD_LATENT, "q_lora_rank": 12, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}
+        | {"qk_rope_head_dim": 8, "routed_scaling_factor": 16.0, "n_shared_experts": 2, "num_experts_per_tok": 3}
+        | {"rope_scaling": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707, "beta_fast": 32, "beta_slow": 1}},
+    ),
     "deepseek direct queries": ("deepseek_v3", {**LATENT, "q_lora_rank": None, "n_group": 1, "topk_group": 1, "n_shared_experts": 2}),
     "deepseek groups": ("deepseek_v3", {**LATENT, "q_lora_rank": 12, "n_group": 4, "topk_group": 2, "norm_topk_prob": False}),
     "deepseek yarn": (
@@ -142,5 +158,73 @@ def test_saved_config_keeps_their_keys_and_adds_what_serving_engines_need(pair, 
     save_model(pair.ours, tmp_path)
     theirs, ours = (json.loads((path / "config.json").read_text()) for path in (pair.directory, tmp_path))
     assert {key: ours[key] for key in theirs} == theirs
-    if theirs["model_type"] == "deepseek_v3":
-        assert (ours["topk_method"], ours["scoring_func"]) == ("noaux_tc", "sigmoid")
+    routing = {"deepseek_v2": (theirs.get("topk_method"), "softmax"), "deepseek_v3": ("noaux_tc", "sigmoid")}
+    if theirs["model_type"] in routing:
+        assert (ours["topk_method"], ours["scoring_func"]) == routing[theirs["model_type"]]
+    if theirs["model_type"] == "qwen3_moe":
+        assert ours["num_experts"] == theirs["num_local_experts"]
+
+
+def test_shards_are_found_in_both_directions(pair, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    pair.theirs.save_pretrained(tmp_path / "theirs", max_shard_size="10KB")
+    (tmp_path / "ours").mkdir()
+    save_model(pair.ours, tmp_path / "ours", shard_bytes=10_000)
+    assert all((tmp_path / side / "model.safetensors.index.json").exists() for side in ("theirs", "ours"))
+    assert_same(tensors(tmp_path / "theirs"), tensors(tmp_path / "ours"))
+    ours, theirs = load_model(tmp_path / "theirs"), AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float32)
+    with torch.no_grad():
+        assert torch.equal(our_logits(ours), our_logits(pair.ours)) and torch.equal(their_logits(theirs), their_logits(pair.theirs))
+
+
+def test_the_layout_that_transformers_has_in_memory_is_read(pair, tmp_path):
+    """Experts of a layer stacked, gate and up projections in one."""
+    pair.theirs.save_pretrained(tmp_path, save_original_format=False)
+    with torch.no_grad():
+        assert torch.equal(our_logits(load_model(tmp_path)), our_logits(pair.ours))
+
+
+@pytest.fixture
+def ahead(tiny, tmp_path) -> Path:
+    """A checkpoint with a module for multi-token prediction, which is its layer 2."""
+    yarn = {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}
+    save_model(tiny("deepseek_v3", num_nextn_predict_layers=1, rope_scaling=yarn), tmp_path)
+    return tmp_path
+
+
+def test_the_trunk_of_a_model_that_looks_ahead_goes_through_transformers_and_back(ahead, tmp_path):
+    """They leave the module out, and we load what they left."""
+    from transformers import AutoModelForCausalLM
+
+    theirs, ours = AutoModelForCausalLM.from_pretrained(ahead, dtype=torch.float32), load_model(ahead)
+    theirs.save_pretrained(tmp_path / "back")
+    back = load_model(tmp_path / "back")
+    assert (len(ours.mtp), len(back.mtp)) == (1, 0)
+    with torch.no_grad():
+        torch.testing.assert_close(our_logits(ours), their_logits(theirs), atol=1e-5, rtol=1e-5)
+        assert torch.equal(our_logits(back), our_logits(ours))
+
+
+def test_the_module_that_looks_ahead_is_the_papers_equations_on_the_published_tensors(ahead):
+    """h' = M [RMSNorm(Emb(t_{i+1})); RMSNorm(h_i)], one layer of transformers' own, then the shared head.  [V3 Eq. 21-23]"""
+    from transformers import AutoModelForCausalLM
+
+    ours, stored = load_model(ahead), {name.removeprefix("model.layers.2."): tensor for name, tensor in tensors(ahead).items()}
+    table = json.loads((ahead / "config.json").read_text())
+    (ahead / "config.json").write_text(json.dumps({**table, "num_hidden_layers": 3, "num_nextn_predict_layers": 0}))
+    theirs = AutoModelForCausalLM.from_pretrained(ahead, dtype=torch.float32).model  # its layer 2 is the module's
+
+    def normal(rows, name):
+        return rows / (rows.square().mean(-1, keepdim=True) + 1e-6).sqrt() * stored[name]
+
+    tokens = sequences()[0]
+    segments, places = Segments.of([len(tokens)]), torch.arange(len(tokens) - 1)
+    with torch.no_grad():
+        hidden = ours(tokens, segments)
+        found = ours.logits(ours.look_ahead(hidden, tokens, segments)[0])[:-1]
+        following = normal(stored["embed_tokens.weight"][tokens[1:]], "enorm.weight")
+        joined = torch.cat((following, normal(hidden[:-1], "hnorm.weight")), dim=-1) @ stored["eh_proj.weight"].T
+        turned = theirs.layers[2](joined[None], position_embeddings=theirs.rotary_emb(joined, places[None]), position_ids=places[None])
+        wanted = normal(turned[0], "shared_head.norm.weight") @ stored["shared_head.head.weight"].T
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)

@@ -24,6 +24,11 @@ SPARSE = {
     "v_head_dim": 2, "n_routed_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 4, "n_group": 2, "topk_group": 1,
     "norm_topk_prob": True, "routed_scaling_factor": 1.0, "n_shared_experts": 1,
 }  # fmt: skip
+SHARED = {
+    "model_type": "qwen3_moe", **SIZES, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 4, "norm_topk_prob": True,
+    "decoder_sparse_step": 1, "mlp_only_layers": [], "layer_types": ["full_attention"],
+}  # fmt: skip
+OLD = {**SPARSE, "model_type": "deepseek_v2", "topk_method": "group_limited_greedy", "scoring_func": "softmax", "norm_topk_prob": False}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 32, "beta_slow": 1}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 32}
 
@@ -51,7 +56,7 @@ REFUSED = {
     "no experts": (SPARSE | {"n_routed_experts": 0}, "n_routed_experts=0 must be from 1 to"),
     "a key of another family": (DENSE | {"kv_lora_rank": 4}, "a llama has no kv_lora_rank; take it out"),
     "a missing key": (without(SPARSE, "v_head_dim"), "a deepseek_v3 config needs v_head_dim; add them"),
-    "quantized in text": (DENSE | {"quantization_config": "fp8"}, "'fp8' quantized weights are not supported; convert"),
+    "quantized in text": (DENSE | {"quantization_config": "fp8"}, "'fp8' quantized weights are not supported, only"),
     "scaling no table": (DENSE | {"rope_scaling": "yarn"}, "rope_scaling='yarn' must be a table"),
     "parameters no table": (DENSE | {"rope_parameters": [1]}, "rope_parameters=[1] must be a table"),
     "parameters by layer": (DENSE | {"rope_parameters": {"full_attention": {}}}, "full_attention={} must not be a table"),
@@ -85,7 +90,7 @@ STRANGE = st.sampled_from(["128", "", True, None, 0, -1, 1, 3, 7, 1.5, float("na
 
 
 @settings(max_examples=300, deadline=None)
-@given(table=st.sampled_from([DENSE, SPARSE]), scaling=st.sampled_from([None, YARN, LLAMA3]), value=STRANGE, data=st.data())
+@given(table=st.sampled_from([DENSE, SHARED, OLD, SPARSE]), scaling=st.sampled_from([None, YARN, LLAMA3]), value=STRANGE, data=st.data())
 def test_any_value_anywhere_gives_a_model_that_runs_or_one_sentence(table, scaling, value, data):
     table = {**table, "rope_scaling": dict(scaling or {}), "num_nextn_predict_layers": 0, "quantization_config": None}
     inside = data.draw(st.booleans()) and bool(scaling)

@@ -53,12 +53,24 @@ def test_each_bias_moves_by_gamma_towards_balance():
     gate = router(4)
     metrics = update_bias({gate: torch.tensor([5, 1, 3, 3])}, 0.01)
     assert gate.e_score_correction_bias.tolist() == pytest.approx([-0.01, 0.01, 0.0, 0.0])
-    assert metrics == {"train/expert_load/max_over_mean": pytest.approx(5 / 3)}
+    assert metrics == {"train/expert_load/max_over_mean": pytest.approx(5 / 3), "train/idle_experts/max": 0.0}
 
 
 def test_the_worst_layer_is_told():
-    metrics = update_bias({router(2): torch.tensor([5, 5]), router(2): torch.tensor([8, 2]), router(2): torch.tensor([6, 4])}, 0.0)
-    assert metrics == {"train/expert_load/max_over_mean": pytest.approx(1.6)}
+    """Of busy experts it is the second layer, of idle ones the third, in which one of four saw no token."""
+    loads = [5, 5, 5, 5], [16, 2, 1, 1], [0, 7, 7, 6]
+    metrics = update_bias({router(4): torch.tensor(load) for load in loads}, 0.0)
+    assert metrics == {"train/expert_load/max_over_mean": pytest.approx(3.2), "train/idle_experts/max": 0.25}
+
+
+def test_routers_without_a_bias_are_counted_and_left_alone(tiny, random_tokens):
+    """Experts chosen by shares of one are balanced by the loss alone."""
+    model, trace = tiny("qwen3_moe"), Trace(alpha=0.5)
+    model(torch.tensor(random_tokens(9)), Segments.of([9]), trace=trace)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert update_bias(trace.loads, 0.01)["train/expert_load/max_over_mean"] >= 1.0 and trace.take_loss() > 0
+    assert [int(load.sum()) for load in trace.loads.values()] == [27, 27]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_a_model_without_experts_has_nothing_to_tell():

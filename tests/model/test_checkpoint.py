@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from afterbase.errors import AfterbaseError, CheckpointError, ConfigError
-from afterbase.model import checkpoint
 from afterbase.model.checkpoint import hf_weights, load_config, load_model, save_model
 from afterbase.model.config import ModelConfig
 from afterbase.model.transformer import Transformer
@@ -34,7 +33,7 @@ def same(first, second) -> bool:
     return all(first[name].dtype == second[name].dtype and torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v2", "deepseek_v3"])
 def test_what_was_saved_is_loaded_bitwise(tiny, tmp_path, family):
     model = tiny(family)
     save_model(model, tmp_path)
@@ -124,10 +123,9 @@ def test_weights_are_views_of_the_model(tiny):
     assert not any(tensor.requires_grad for tensor in weights.values())
 
 
-def test_a_large_model_is_sharded_and_found_again_by_its_index(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 10_000)
+def test_a_large_model_is_sharded_and_found_again_by_its_index(tiny, tmp_path):
     model = tiny("deepseek_v3", num_nextn_predict_layers=1)
-    save_model(model, tmp_path)
+    save_model(model, tmp_path, shard_bytes=10_000)
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     assert sum(tensor.nbytes for tensor in load_file(tmp_path / files[0]).values()) <= 10_000
@@ -149,7 +147,7 @@ def cast(tensors, dtype) -> None:
     [
         (lambda tensors: tensors.pop("model.norm.weight"), r"missing model\.norm\.weight"),
         (lambda tensors: tensors.update({"extra.weight": torch.ones(1)}), r"not in this model: extra\.weight"),
-        (misshape, r"model\.norm\.weight is \[17\], the config wants \[16\]"),
+        (misshape, r"model\.norm\.weight is \[17\], the config wants \[16\] \(in .*/model\.safetensors\)"),
         (lambda tensors: cast(tensors, torch.int64), r"model\.norm\.weight holds I64, not one of F32, BF16, F16, F64"),
         (lambda tensors: cast(tensors, torch.float8_e4m3fn), r"model\.norm\.weight holds F8_E4M3, not one of"),
         (lambda tensors: [tensors.pop(name) for name in list(tensors) if ".0." in name], r"missing model\.layers\.0\..* and 5 more"),
@@ -225,16 +223,29 @@ BASE = {
     "intermediate_size": 8,
 }
 LATENT = {"kv_lora_rank": 4, "qk_nope_head_dim": 2, "qk_rope_head_dim": 2, "v_head_dim": 2, "moe_intermediate_size": 2}
+FEW = {"n_routed_experts": 6, "num_experts_per_tok": 1}
+QWEN = {"num_experts": 4, "moe_intermediate_size": 2, "num_experts_per_tok": 2}
 REFUSED = {
     "nearest family": ({"model_type": "qwen4"}, r"'qwen4' is not supported, only llama, .*; did you mean 'qwen[23]'\?"),
     "no family": ({}, "model_type None is not supported"),
     "missing sizes": ({"model_type": "llama", **BASE, "vocab_size": None, "hidden_size": None}, "needs vocab_size, hidden_size"),
     "missing latent": ({"model_type": "deepseek_v3", **BASE}, "needs kv_lora_rank"),
     "sliding window": ({"model_type": "qwen2", **BASE, "use_sliding_window": True}, "use_sliding_window=true is not supported"),
-    "quantized": ({"model_type": "llama", **BASE, "quantization_config": {"quant_method": "fp8"}}, "'fp8' quantized weights"),
+    "quantized": ({"model_type": "llama", **BASE, "quantization_config": {"quant_method": "awq"}}, "'awq' quantized weights"),
     "activation": ({"model_type": "llama", **BASE, "hidden_act": "gelu"}, "hidden_act='gelu'"),
     "rope": ({"model_type": "llama", **BASE, "rope_scaling": {"type": "dynamic"}}, "rope type 'dynamic' is not supported"),
     "heads": ({"model_type": "llama", **BASE, "num_attention_heads": 4, "num_key_value_heads": 3}, "num_attention_heads=4 does not divide"),
+    "other routing": (
+        {"model_type": "deepseek_v2", **BASE, **LATENT, **FEW, "topk_method": "noaux_tc"},
+        "topk_method='noaux_tc' is not supported for deepseek_v2, only 'greedy' or 'group_limited_greedy'",
+    ),
+    "old gates": ({"model_type": "deepseek_v2", **BASE, **LATENT, **FEW, "norm_topk_prob": True}, "norm_topk_prob=true is read in diff"),
+    "expert count": ({"model_type": "qwen3_moe", **BASE, **QWEN, "num_experts": None}, "a qwen3_moe config needs num_experts;"),
+    "expert name": ({"model_type": "qwen3_moe", **BASE, **QWEN, **FEW}, "a qwen3_moe has no n_routed_experts; call it num_experts"),
+    "too many asked": ({"model_type": "qwen3_moe", **BASE, **QWEN, "num_experts": 1}, "num_experts_per_tok=2 exceeds the 1 experts"),
+    "no experts": ({"model_type": "qwen3_moe", **BASE, **QWEN, "num_experts": 0}, "num_experts=0 must be from 1 to 16,384"),
+    "dense beyond": ({"model_type": "qwen3_moe", **BASE, **QWEN, "mlp_only_layers": [1]}, "mlp_only_layers holds 1, and there are num_"),
+    "windows by layer": ({"model_type": "qwen3", **BASE, "layer_types": ["sliding_attention"]}, "layer_types hold 'sliding_attention'"),
     "groups": (
         {"model_type": "deepseek_v3", **BASE, **LATENT, "n_routed_experts": 6, "num_experts_per_tok": 1, "n_group": 4},
         "n_routed_experts=6 does not divide into n_group=4",

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from afterbase.model.balance import Trace
 from afterbase.model.config import ModelConfig
 from afterbase.model.moe import MoE, Router
 from afterbase.segments import Segments
@@ -64,6 +65,72 @@ def test_sorted_experts_are_a_loop_over_tokens(tokens, width, copies, normalize,
     loops = torch.autograd.grad((wanted * weight).sum(), inputs, allow_unused=True)
     for mine, theirs in zip(ours, loops, strict=True):
         torch.testing.assert_close(mine, torch.zeros_like(mine) if theirs is None else theirs, atol=1e-5, rtol=1e-4)
+
+
+QWEN = {
+    "model_type": "qwen3_moe", "n_routed_experts": None, "kv_lora_rank": None, "num_key_value_heads": 1, "num_experts": 6,
+}  # fmt: skip
+
+
+def by_shares(layer: MoE, hidden: torch.Tensor, copies: int, normalize: bool, factor: float, allowed) -> torch.Tensor:
+    """Every token asks the experts that softmax gives most, among those allowed, one after the other."""
+    outputs = []
+    for token in hidden:
+        scores = torch.stack([centroid @ token for centroid in layer.gate.weight])
+        share = scores.exp() / scores.exp().sum()
+        order = sorted(allowed(share), key=lambda e: -share[e].item())[:copies]
+        total = sum(share[e] for e in order) if normalize else 1.0
+        output = torch.zeros_like(token) if layer.shared_experts is None else layer.shared_experts(token[None])[0]
+        for e in order:
+            stack = layer.experts
+            inner = F.silu(stack.gate_proj[e] @ token) * (stack.up_proj[e] @ token)
+            output = output + factor * share[e] / total * (stack.down_proj[e] @ inner)
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+def best_two_of_three(share: torch.Tensor) -> list[int]:
+    """Experts 0 1 | 2 3 | 4 5: those of the two groups whose best expert is best."""
+    groups = sorted(range(3), key=lambda g: -max(share[2 * g], share[2 * g + 1]).item())[:2]
+    return [e for g in groups for e in (2 * g, 2 * g + 1)]
+
+
+LIMITED = {"model_type": "deepseek_v2", "topk_method": "group_limited_greedy", "n_group": 3, "topk_group": 2, "routed_scaling_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "normalize", "factor", "allowed"),
+    [
+        ({**QWEN, "norm_topk_prob": True}, True, 1.0, lambda share: range(6)),
+        ({**QWEN, "norm_topk_prob": False}, False, 1.0, lambda share: range(6)),
+        ({"model_type": "deepseek_v2", "topk_method": "greedy", "n_group": 3}, False, 1.0, lambda share: range(6)),
+        (LIMITED, False, 4.0, best_two_of_three),
+    ],
+    ids=["qwen3 normalized", "qwen3", "v2 lite", "v2 groups"],
+)
+def test_experts_by_softmax_are_a_loop_over_tokens(changes, normalize, factor, allowed):
+    """Forward, and every gradient; shares of one have no bias, and Qwen3 no shared experts."""
+    layer = layer_of(**changes)
+    assert layer.gate.e_score_correction_bias is None and (layer.shared_experts is None) == (changes["model_type"] == "qwen3_moe")
+    hidden = torch.randn(30, 6, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    weight = torch.randn(30, 6, generator=torch.Generator().manual_seed(2))
+    wanted = by_shares(layer, hidden, 2, normalize, factor, allowed)
+    found = layer(hidden, Segments.of([30]), None)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    inputs = (hidden, *layer.parameters())
+    for mine, theirs in zip(*(torch.autograd.grad((each * weight).sum(), inputs) for each in (found, wanted)), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_no_token_is_dropped_however_crowded_an_expert_is():
+    """All 50 tokens want experts 0 and 1, and each gets both."""
+    layer = layer_of()
+    with torch.no_grad():
+        layer.gate.e_score_correction_bias.copy_(torch.tensor([9.0, 8.0, 0.0, 0.0, 0.0, 0.0]))
+    hidden, trace = torch.randn(50, 6, generator=torch.Generator().manual_seed(1)), Trace()
+    found = layer(hidden, Segments.of([50]), trace)
+    assert trace.loads[layer.gate].tolist() == [50, 50, 0, 0, 0, 0]
+    torch.testing.assert_close(found, by_loops(layer, hidden, 2, True, 1.0), atol=1e-5, rtol=1e-5)
 
 
 def router_with(affinities: list[float], bias: list[float], **changes) -> Router:

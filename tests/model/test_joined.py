@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from afterbase.model.joined import Joined, Product, side_by_side
+from afterbase.model.joined import Halves, Joined, Product, side_by_side
 from afterbase.train.optim import OptimConfig, adamw
 
 
@@ -39,32 +39,37 @@ def test_frozen_layers_pass_the_gradient_on_and_get_none():
     torch.testing.assert_close(hidden.grad, sum(each.weight.sum(0) for each in parts).expand(5, 8))
 
 
+def copies(halves, parts):
+    return halves(torch.bfloat16, *(each.weight for each in parts))
+
+
 def test_copies_are_made_anew_when_a_weight_has_changed_and_only_then():
-    parts = layers()
-    joined = Joined(*parts)
-    joined._copy(torch.bfloat16)
-    first = joined.weight
-    joined._copy(torch.bfloat16)
-    assert joined.weight is first and first.dtype == joined.bias.dtype == torch.bfloat16
+    parts, halves = layers(), Halves()
+    first = copies(halves, parts)
+    assert copies(halves, parts) is first and first.dtype == torch.bfloat16
     optimizer = adamw(nn.ModuleList(parts), OptimConfig())
     for change in (
-        lambda: parts[1].bias.data.__setitem__(slice(None), 1.0) or parts[1].load_state_dict(parts[1].state_dict()),
+        lambda: parts[1].weight.data.__setitem__(slice(None), 1.0) or parts[1].load_state_dict(parts[1].state_dict()),
         lambda: (parts[0](torch.ones(1, 8)).sum().backward(), optimizer.step()),
         lambda: parts[2].to(torch.float64).to(torch.float32),
     ):
         change()
-        before = joined.weight
-        joined._copy(torch.bfloat16)
-        assert joined.weight is not before
-        assert torch.equal(joined.weight, torch.cat([each.weight for each in parts]).bfloat16())
-        assert torch.equal(joined.bias, torch.cat([each.bias for each in parts]).bfloat16())
+        before, after = first, copies(halves, parts)
+        assert after is not before
+        assert torch.equal(after, torch.cat([each.weight for each in parts]).bfloat16())
+        first = after
+
+
+def test_a_single_weight_in_the_wanted_dtype_is_not_copied():
+    (part,) = layers()[:1]
+    assert Halves()(torch.float32, part.weight).data_ptr() == part.weight.data_ptr()
 
 
 def test_copies_that_an_engine_had_made_serve_training_too():
-    joined = Joined(*layers())
+    halves, parts = Halves(), layers()
     with torch.inference_mode():
-        joined._copy(torch.bfloat16)
-    assert not joined.weight.is_inference() and not joined.bias.is_inference() and not joined.weight.requires_grad
+        copy = copies(halves, parts)
+    assert not copy.is_inference() and not copy.requires_grad
 
 
 def test_columns_of_one_matrix_are_joined_without_a_copy_and_others_with_one():

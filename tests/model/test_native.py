@@ -221,4 +221,4 @@ def test_a_decoding_step(dtype, shape):
 
 
 def test_python_knows_how_wide_a_head_the_kernel_has_room_for():
-    assert f"enum {{ MOST = {native.WIDEST_HEAD} }};" in native.SOURCE.read_text(encoding="utf-8")
+    assert f"enum {{ MOST = {native.WIDEST_HEAD} }};" in native.SOURCES[0].read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import mmap
 import os
 import signal
 import subprocess
@@ -69,7 +70,15 @@ def spin(seconds: float) -> None:
         pass
 
 
-kept: list[bytearray] = []
+kept: list[mmap.mmap] = []
+
+
+def keep_memory() -> None:
+    """Pages of its own: a bytearray may lie where something else was freed, and then nothing grows."""
+    kept.append(mmap.mmap(-1, 8 << 20))
+    kept[-1].write(bytes(8 << 20))
+
+
 FAULTS = {
     "raised ValueError": lambda: int("no number"),
     "error: broken": lambda: Score(0.0, {}, "error", "broken"),
@@ -79,7 +88,7 @@ FAULTS = {
     "the value 7": lambda: Score(7.0, {}, "wrong"),
     "left a file": lambda: Path("a").touch(),
     "left a process": lambda: subprocess.Popen(["sleep", "30"], start_new_session=True) and None,
-    "memory grew by": lambda: kept.append(bytearray(os.urandom(1 << 20) * 8)),
+    "memory grew by": keep_memory,
 }
 
 

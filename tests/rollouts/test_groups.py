@@ -25,7 +25,7 @@ class Parrot:
     def __init__(self, line: tuple[int, ...]):
         self.line = line
 
-    async def generate(self, prompt, sampling, n=1):
+    async def generate(self, prompt, sampling, n=1, tag=""):
         self.asked = (tuple(prompt), sampling, n)
         return [Completion(self.line, (-0.5,) * len(self.line), (-0.25,) * len(self.line), 3, "stop") for _ in range(n)]
 

@@ -189,7 +189,7 @@ class Scripted:
     def __init__(self, tokenizer, *lines):
         self.lines = [tuple(tokenizer.encode(line)) for line in lines]
 
-    async def generate(self, prompt, sampling, n=1):
+    async def generate(self, prompt, sampling, n=1, tag=""):
         line = self.lines.pop(0)
         return [Completion(line, (-1.0,) * len(line), (-1.0,) * len(line), 0, "stop")]
 

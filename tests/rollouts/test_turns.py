@@ -44,7 +44,7 @@ class Scripted:
     def __init__(self, *turns, finish: str = "stop", fails_at: int = -1, room: int = 999):
         self.turns, self.finish, self.fails_at, self.room, self.asked = turns, finish, fails_at, room, []
 
-    async def generate(self, prompt, sampling, n=1):
+    async def generate(self, prompt, sampling, n=1, tag=""):
         assert n == 1
         if len(self.asked) == self.fails_at:
             raise EngineError("the machine is gone")

@@ -18,8 +18,8 @@ class Engine(Protocol):
     ledger: dict[int, int]
     """Version -> checksum of the weights that were loaded under it."""
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling, n: int = 1) -> list[Completion]:
-        """n completions of one prompt, whose cache they share."""
+    async def generate(self, prompt: Sequence[int], sampling: Sampling, n: int = 1, *, tag: str = "") -> list[Completion]:
+        """n completions of one prompt, whose cache they share; `tag` says what they are about, for counts such as accepted drafts."""
 
     async def score(self, tokens: Sequence[int]) -> list[float]:
         """Log-probability of each token after the first, at temperature 1."""

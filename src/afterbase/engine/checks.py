@@ -1,8 +1,9 @@
-"""What a request may ask of the draw; anything else is refused in a sentence, before it can disturb the others of its batch."""
+"""What a request may ask; anything else is refused in a sentence, before it can disturb the others of its batch."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -63,6 +64,20 @@ def _rules(sampling: Sampling, vocab_size: int) -> list[tuple[str, bool, str]]:
             f"each token once, {ids}, with a number from -{FURTHEST:g} to {FURTHEST:g}",
         ),
     ]
+
+
+def check_prompt(prompt: Sequence[int], n: int, vocab_size: int, room: int) -> None:
+    """EngineError for what no engine of this vocabulary and context can go on with, or not `n` times."""
+    if n < 1:
+        raise EngineError(f"{n} completions were asked for; ask for at least one")
+    if not prompt:
+        raise EngineError("an empty prompt cannot be continued; give at least one token, such as the beginning of a sentence")
+    if wrong := [token for token in (min(prompt), max(prompt)) if not 0 <= token < vocab_size]:
+        raise EngineError(
+            f"a prompt holds token {wrong[0]}, the model knows 0 to {vocab_size - 1}; encode it with the model's own tokenizer"
+        )
+    if len(prompt) >= room:
+        raise EngineError(f"a prompt of {len(prompt)} tokens leaves no room in the context of {room}; shorten it or raise engine.context")
 
 
 def _real(value: Any, least: float, most: float) -> bool:

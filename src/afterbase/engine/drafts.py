@@ -6,7 +6,7 @@ will draw its own with, so that similar distributions give equal tokens.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,9 @@ from afterbase.engine.several import SeveralRows
 from afterbase.model.cache import Cache, CacheStep
 from afterbase.model.transformer import Transformer, shifted
 from afterbase.segments import Segments
+
+if TYPE_CHECKING:
+    from afterbase.engine.cuda.runner import GraphRunner
 
 NONE = -1
 """In place of a token: nothing is drafted here."""
@@ -47,6 +50,25 @@ class Drafter(Protocol):
         """Some rows become others."""
 
 
+class RecordedDrafter(Drafter, Protocol):
+    """Drafts within a device's own steps, and counts there."""
+
+    runner: GraphRunner
+    """Takes the steps."""
+    names: dict[str, int]
+    """What requests were about, each with its number."""
+    counted: Int[Tensor, "tags k 2"]
+    """Drafted and accepted tokens, by that number and by place."""
+    stale: bool
+    """Whether rows may have gone on without drafts."""
+
+    def step(self, rows: SeveralRows, cache: Cache, size: int) -> None:
+        """One to k+1 tokens for each of the first `size` rows."""
+
+    def refresh(self) -> None:
+        """The weights changed: copy them anew."""
+
+
 class MTPDrafter:
     """Drafts by the MTP modules, each of which has its own layer in the cache; past the last module, by that one again.
 
@@ -70,7 +92,11 @@ class MTPDrafter:
             return self.runner.prefill(tokens, segments, step)
         hidden = self.model(tokens, segments, cache=step)
         self._remember(hidden, tokens, segments, step)
-        return self.model.logits(hidden[segments.starts[1:].long() - 1])
+        return self._logits(hidden[segments.starts[1:].long() - 1])
+
+    def _logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n V"]:
+        """The head, as the runner has it."""
+        return self.model.logits(hidden)
 
     def catch_up(self, cache: Cache) -> None:
         """Read anew the rows that went on without drafts: the modules need every state of the trunk, and those were not kept."""

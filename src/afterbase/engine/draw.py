@@ -97,18 +97,18 @@ def special(sampling: Sampling, device: torch.device) -> bool:
     return sampling.truncated or sampling.steered or (device.type == "cpu" and sampling.temperature == 0)
 
 
-def plain_knobs(temperature: Float[Tensor, "n"]) -> Knobs:
-    """The settings of rows of which none is special."""
-    greedy, plain = bool((temperature == 0).any()), bool(((temperature == 1) | (temperature == 0)).all())
-    return Knobs(temperature, None, None, truncating=False, greedy=greedy, plain=plain)
+def plain_knobs(temperature: Float[Tensor, "n"], heats: set[float]) -> Knobs:
+    """The settings of rows of which none is special; `heats` are their temperatures as the host knows them."""
+    return Knobs(temperature, None, None, truncating=False, greedy=0 in heats, plain=heats <= {0, 1})
 
 
-def knobs_of(asked: Sequence[Asked], device: torch.device) -> Knobs:
-    """The settings of any rows; the special ones are drawn apart."""
+def knobs_of(asked: Sequence[Asked], device: torch.device, singly: bool = False) -> Knobs:
+    """The settings of any rows; the special ones are drawn apart, from each other too if `singly`."""
     apart = [special(sampling, device) for _, sampling in asked]
-    if all(apart) or not any(apart):
+    plain, led = ([place for place, one in enumerate(apart) if one == which] for which in (False, True))
+    places = [rows for rows in (plain, *([[one] for one in led] if singly else [led])) if rows]
+    if len(places) == 1:
         return _alike(asked, device)
-    places = [[place for place, one in enumerate(apart) if one == which] for which in (False, True)]
     parts = [(torch.tensor(rows, device=device), _alike([asked[place] for place in rows], device)) for rows in places]
     return replace(_alike(asked, device), parts=tuple(parts))
 

@@ -50,6 +50,8 @@ class Group:
     """Those that have ended, by number."""
     told: dict[int, int] = field(default_factory=dict)
     """How many tokens of each sample `watch` has been told."""
+    searched: dict[int, int] = field(default_factory=dict)
+    """How many tokens of each sample were searched for stop strings behind a device's back."""
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.samples

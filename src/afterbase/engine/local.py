@@ -11,51 +11,33 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from afterbase.config import Config
-from afterbase.engine.checks import check_sampling
+from afterbase.engine.checks import check_prompt, check_sampling
+from afterbase.engine.config import EngineConfig
 from afterbase.engine.group import Group, Watch
 from afterbase.engine.rows import Moves, Rows
 from afterbase.engine.runner import runner_for
 from afterbase.engine.scheduler import Scheduler
+from afterbase.engine.seen import Seen
 from afterbase.engine.several import SeveralRows
 from afterbase.engine.slots import GIB, Budgeted, Growing, token_bytes
-from afterbase.engine.speculative import Speculation, SpeculativeConfig, speculator_for
+from afterbase.engine.speculative import Speculation, speculator_for
+from afterbase.engine.steady import steadied
 from afterbase.engine.weights import checksum, take
 from afterbase.errors import EngineError
 from afterbase.model.cache import Cache
 from afterbase.model.logprob import token_logprobs
 from afterbase.model.transformer import Transformer
 from afterbase.records import Completion, Sampling
-from afterbase.segments import Segments
+from afterbase.segments import Segments, carried
 
 BURST = 16
 """Decoding steps between two looks at the queue and at other tasks."""
-
-
-class EngineConfig(Config):
-    """How much runs at once."""
-
-    rows: int = Field(256, gt=0)
-    """Requests that decode together at most."""
-    memory: float | None = Field(None, gt=0)
-    """GiB of cache. Unset: as much as all rows take if each is as long as the longest request may become. Set: rows are as long as the
-    longest one is by now; where that leaves too few of them, the youngest requests wait and go on later, with the same result."""
-    queue: int | None = Field(None, ge=0)
-    """Answers that may wait while all rows are taken; more are refused. Unset: any number."""
-    context: int | None = Field(None, gt=0)
-    """Longest prompt plus completion in tokens; unset means the model's own context length."""
-    prefill_tokens: int = Field(8192, gt=0)
-    """Prompt tokens read in one forward pass."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of matrix products; the same as the trainer's, or their log-probabilities part."""
-    speculative: SpeculativeConfig | None = None
-    """Guess several tokens and verify them in one pass, `{kind = "mtp"}` or `{kind = "ngram"}`; the same tokens, sooner when few run."""
+PAUSE = 5e-4
+"""Seconds between two questions to the device whether it has come as far as the host may look."""
 
 
 class LocalEngine:
@@ -70,14 +52,20 @@ class LocalEngine:
         self.room = min(config.context or model.config.max_position_embeddings, model.config.max_position_embeddings)
         self.version = version
         self.runner = runner_for(model, torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
+        if config.deterministic:
+            self.runner = steadied(self.runner, config.memory is not None, config.speculative is not None)
         halved = config.precision == "bfloat16" and (self.runner.compact or self.device.type != "cpu")
         self.dtype = torch.bfloat16 if halved else model.lm_head.weight.dtype
         self.rows = (SeveralRows if config.speculative else Rows)(config.rows, self.room, self.device, decode)
         self.speculator = speculator_for(config.speculative, model, self.rows, self.runner)
+        self.rows.width = 1 + (self.speculator.drafter.tokens if self.speculator else 0)
+        self.rows.singly = config.deterministic
+        self.reach = BURST * self.rows.width  # tokens that a row may gain between two looks
         self.slots = self._slots()
-        self.scheduler = Scheduler(self.slots, self.rows, config.prefill_tokens, self._reach, self._move)
+        self.scheduler = Scheduler(self.slots, self.rows, config.prefill_tokens, self.reach, self._move, self._settle)
         self.waiting = self.scheduler.waiting
         self.arrivals = itertools.count()
+        self.seen: Seen | None = None  # what the host has not looked at yet
         self.driver: asyncio.Task | None = None
         self.weights = (*model.parameters(), *model.buffers())
         self.stamp = self._stamp()
@@ -113,19 +101,7 @@ class LocalEngine:
     def _check(self, prompt: Sequence[int], sampling: Sampling, n: int) -> None:
         """EngineError for what can never be served, or not now."""
         check_sampling(sampling, self.model.config.vocab_size)
-        if n < 1:
-            raise EngineError(f"{n} completions were asked for; ask for at least one")
-        if not prompt:
-            raise EngineError("an empty prompt cannot be continued; give at least one token, such as the beginning of a sentence")
-        if wrong := [token for token in (min(prompt), max(prompt)) if not 0 <= token < self.model.config.vocab_size]:
-            raise EngineError(
-                f"a prompt holds token {wrong[0]}, the model knows 0 to {self.model.config.vocab_size - 1}; "
-                "encode it with the model's own tokenizer"
-            )
-        if len(prompt) >= self.room:
-            raise EngineError(
-                f"a prompt of {len(prompt)} tokens leaves no room in the context of {self.room}; shorten it or raise engine.context"
-            )
+        check_prompt(prompt, n, self.model.config.vocab_size, self.room)
         if sampling.stop and self.rows.decode is None:
             raise EngineError(f"stop strings such as {sampling.stop[0]!r} need an engine that was given a decoder; use stop ids")
         tokens = min(len(prompt) + sampling.max_tokens, self.room) + self.slots.spare
@@ -155,12 +131,16 @@ class LocalEngine:
 
     async def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Sample from these weights from now on. The trainer's own tensors are taken as they are; others are copied in."""
+        if self.rows.running and self.rows.behind:
+            self._or_drop(self._settle)
         self.scheduler.forget()
         if self.waiting or self.rows.running:
             raise EngineError(f"weights {version} came while requests of weights {self.version} run; wait for them before loading")
         take(self.model, weights, version)
         self.version = version
         self.runner.refresh()
+        if self.speculator:
+            self.speculator.refresh()
         self.stamp = self._stamp()
         self.ledger[version] = self.checksum()
 
@@ -182,6 +162,8 @@ class LocalEngine:
             while self.waiting or self.rows.running:
                 self._steps()
                 await asyncio.sleep(0)
+                while self.seen and not self.seen.ready:  # and for as long as the device has more to do
+                    await asyncio.sleep(PAUSE)
         except Exception as error:
             self._fail(error)  # whoever asked raises it
 
@@ -189,6 +171,7 @@ class LocalEngine:
         for group in (*self.waiting, *self.rows.drop()):
             group.fail(error)
         self.waiting.clear()
+        self.seen = None
 
     @torch.inference_mode()
     def _steps(self) -> None:
@@ -198,6 +181,8 @@ class LocalEngine:
         """
         if self._stamp() != self.stamp:
             raise EngineError(f"the weights changed after version {self.version} was loaded; call load() after every update")
+        if self.seen:
+            self._or_drop(self._look)
         self.scheduler.forget()
         self.scheduler.make_way()
         with self._autocast():
@@ -210,7 +195,8 @@ class LocalEngine:
         """Read the groups' prompts and draw what follows. What fails for several is tried one by one: a fault is its owner's alone."""
         first = self.rows.running
         try:
-            self._move(self.rows.advance(self._prefill(groups), self.version))
+            logits = self._prefill(groups)
+            self._move(self.rows.begin(logits) if self.runner.alone else self.rows.advance(logits, self.version))
         except Exception as error:
             self.rows.retract(first)
             if len(groups) == 1:
@@ -220,26 +206,41 @@ class LocalEngine:
                     self._enter([group])
 
     def _go_on(self) -> None:
-        """Give the running rows their next tokens. If that fails, what they remember is half written; those who wait lose nothing."""
+        """Give the running rows their next tokens."""
+        self._or_drop(self._burst if self.runner.alone and not self.rows.hosted else self._stepwise)
+
+    def _or_drop(self, step: Callable[[], None]) -> None:
+        """Do this with the running rows. If it fails, what they remember is half written; those who wait lose nothing."""
         try:
-            if not self._burst():
-                self._stepwise()
+            step()
         except Exception as error:
+            self.seen = None
             for group in self.rows.drop():
                 group.fail(error)
 
-    def _burst(self) -> bool:
-        """Steps that the device takes on its own; False where it does not."""
-        steps = self.rows.burst(BURST) if self.runner.alone else 0
-        if steps:
-            self.runner.burst(self.rows, self.cache, steps)
-            self._move(self.rows.look(self.version))
-        return bool(steps)
+    def _burst(self) -> None:
+        """Steps that the device takes on its own, while the host looks at what came of those before; so it never waits for the host."""
+        self.seen = self.rows.seen()
+        if steps := self.rows.burst(BURST):
+            (self.speculator or self.runner).burst(self.rows, self.cache, steps)
+
+    def _look(self) -> None:
+        """End the rows that had ended before the burst that is under way."""
+        seen, self.seen = self.seen, None
+        self._move(self.rows.look(self.version, seen))
+
+    @torch.inference_mode()
+    def _settle(self) -> None:
+        """Wait for the device, and end the rows that it has ended by now."""
+        self.seen = None
+        self._move(self.rows.look(self.version))
 
     def _stepwise(self) -> None:
         """Steps of which the host sees every draw, until a request ends, so that others may take its place."""
+        if self.rows.behind:
+            self._settle()
         running = self.rows.running
-        for _ in range(BURST):
+        for _ in range(BURST if running else 0):
             self._move(self.speculator.step(self.cache, self.version, self._plain) if self.speculator else self._plain())
             if self.rows.running < running:
                 break
@@ -254,11 +255,6 @@ class LocalEngine:
         """One token for every running row; returns the cache's moves."""
         return self.rows.advance(self._decode(), self.version)
 
-    @property
-    def _reach(self) -> int:
-        """Tokens that a row may gain between two looks."""
-        return BURST * (1 + (self.speculator.drafter.tokens if self.speculator else 0))
-
     def _slots(self) -> Growing | Budgeted:
         """The cache's memory, without a budget or with one."""
         drafter = self.speculator.drafter if self.speculator else None
@@ -270,20 +266,21 @@ class LocalEngine:
         if self.config.memory is None:
             return Growing(make, self.config.rows, self.room, spare)
         tokens = int(self.config.memory * GIB / token_bytes(self.model.config, self.dtype.itemsize, ahead))
-        return Budgeted(make, tokens, self.config.rows, self.room, spare, self._reach)
+        return Budgeted(make, tokens, self.config.rows, self.room, spare, self.reach)
 
     def _prefill(self, groups: list[Group]) -> Tensor:
         """Read each group's prompt once, share its cache, and return the logits of each new row's first token [new, V]."""
         firsts = self.rows.place(groups)
         segments = Segments.of([len(group.text) for group in groups], self.device)
-        tokens = torch.tensor([token for group in groups for token in group.text], device=self.device)
-        step = self.cache.filling(segments, torch.tensor(firsts, device=self.device))
+        tokens = carried(torch.tensor([token for group in groups for token in group.text]), self.device)
+        step = self.cache.filling(segments, carried(torch.tensor(firsts), self.device))
         logits = self.speculator.drafter.read(tokens, segments, step) if self.speculator else self.runner.prefill(tokens, segments, step)
         if self.rows.fresh == len(groups):
             return logits
-        members = torch.tensor([index for index, group in enumerate(groups) for _ in group.samples], device=self.device)
+        members = [index for index, group in enumerate(groups) for _ in group.samples]
+        members, sources = carried(torch.tensor([members, [firsts[index] for index in members]]), self.device)
         new = torch.arange(firsts[0], self.rows.running, device=self.device)
-        self._move([(new, torch.tensor(firsts, device=self.device)[members], segments.longest)])
+        self._move([(new, sources, segments.longest)])
         return logits[members]
 
     def _decode(self) -> Tensor:

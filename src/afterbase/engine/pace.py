@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
@@ -24,18 +25,28 @@ class Pace:
     """Tokens that such a step gave each row, on average."""
     until: int = 0
     """Steps before the next trial."""
+    trials: tuple[int, int] = (PLAIN_TRIAL, DRAFT_TRIAL)
+    """Steps without drafts, then with them, that a trial takes; what counts as a step is the caller's affair."""
+    lasting: bool = False
+    """Whether a plain step's time is kept from one trial to the next: where drafts that pause cost much to begin again."""
 
     def drafts(self) -> bool:
         """Whether the next step should draft."""
         if self.until <= 0:  # a new trial
-            self.plain.clear()
+            if not self.lasting:
+                self.plain.clear()
             self.drafted.clear()
             self.taken.clear()
             self.until = AGAIN
         self.until -= 1
-        if len(self.plain) < PLAIN_TRIAL:
+        if len(self.plain) < self.trials[0]:
             return False
-        return len(self.drafted) < DRAFT_TRIAL or self.gain > 1
+        return len(self.drafted) < self.trials[1] or self.gain > 1
+
+    @property
+    def extra(self) -> float:
+        """Tokens that a drafting step gives each row beyond the first."""
+        return fmean(self.taken) - 1 if self.taken else 0.0
 
     @property
     def gain(self) -> float:
@@ -48,9 +59,11 @@ class Pace:
 class Paces:
     """One pace for each power of two of running rows: what pays for four requests may not for forty."""
 
-    def __init__(self) -> None:
-        self.paces: dict[int, Pace] = {}
+    def __init__(self, make: Callable[[], Pace] = Pace) -> None:
+        self.make, self.paces = make, dict[int, Pace]()
 
     def of(self, rows: int) -> Pace:
         """The pace of so many rows."""
-        return self.paces.setdefault(rows.bit_length(), Pace())
+        if rows.bit_length() not in self.paces:
+            self.paces[rows.bit_length()] = self.make()
+        return self.paces[rows.bit_length()]

@@ -2,8 +2,7 @@
 
 On a CPU a small model's step is bound by the number of operations and not by arithmetic, so the engine keeps its own fused copies of
 the weights and refreshes them on `load`; the model itself is never changed. Between the products run the compiled kernels, or the same
-in torch where there is no compiler. Models with experts or latent attention decode by their own forward pass, except on a GPU
-(cuda/latent.py).
+in torch where there is no compiler. What differs for latent attention and experts stands in latent.py.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from afterbase.engine.cuda import has_triton
+from afterbase.errors import ConfigError
 from afterbase.model.attend import matrices
 from afterbase.model.block import Block
 from afterbase.model.cache import CacheStep, LayerStep
@@ -33,8 +33,10 @@ from afterbase.segments import Segments
 if TYPE_CHECKING:
     from afterbase.engine.cuda.runner import GraphRunner
 
-Attend = Callable[[Tensor, GQA, LayerStep], Tensor]
-"""One layer's attention of this step: the stacked projections [n, out] in, the heads' mixtures [n, query] out."""
+Attend = Callable[[Tensor, Block, "FusedLayer", LayerStep], Tensor]
+"""One layer's attention of this step: normalized states [n, d] in, what is to be added to the residual stream out."""
+Mix = Callable[[Tensor, GQA, LayerStep], Tensor]
+"""Its middle: the stacked projections [n, out] in, the heads' mixtures [n, query] out."""
 
 
 class PlainRunner:
@@ -44,6 +46,8 @@ class PlainRunner:
     """Whether the cache pays for half precision on a CPU: torch reads a float32 memory as fast."""
     alone = False
     """Whether it takes several steps without the host."""
+    steady = False
+    """Whether the bits of a row never depend on the others."""
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
@@ -128,33 +132,50 @@ class FusedRunner(PlainRunner):
 
     @staticmethod
     def fits(model: Transformer) -> bool:
-        """Whether this model decodes faster this way: a plain one in float32 on a CPU."""
-        weight = model.lm_head.weight
-        return is_plain(model.config) and weight.device.type == "cpu" and weight.dtype == torch.float32
+        """Whether this model decodes faster this way: a plain one in training on a CPU."""
+        return is_plain(model.config) and model.lm_head.weight.device.type == "cpu" and in_training(model)
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy the weights as they are now."""
-        self.layers = [FusedLayer.of(block, self.dtype) for block in self.model.model.layers]
+        self.layers = [self._layer(block) for block in self.model.model.layers]
         self.head = self.model.lm_head.weight.detach().to(self.dtype)
 
     def decode(self, tokens: Int[Tensor, "n"], segments: Segments, cache: CacheStep) -> Float[Tensor, "n V"]:
         """Logits of the next tokens, as the products give them."""
         with torch.autocast(tokens.device.type, enabled=False):
             trunk = self.model.model
-            hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight), None
+            hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight).float(), None
             rotation = self.model.rotary(segments.positions)
-            attend = self._kernel(rotation, cache) if self.compact else self._plain(rotation, cache)
+            attend = self._attention(rotation, cache)
             for index, (block, layer) in enumerate(zip(trunk.layers, self.layers, strict=True)):
                 hidden, normal = self._add(hidden, delta, block.input_layernorm)
-                mixed = attend(self._product(normal, layer.qkv, layer.qkv_bias), block.self_attn, cache.layer(index))
-                hidden, normal = self._add(hidden, self._product(mixed, layer.out), block.post_attention_layernorm)
-                delta = self._product(self._gated(self._product(normal, layer.gate_up)), layer.down)
+                hidden, normal = self._add(hidden, attend(normal, block, layer, cache.layer(index)), block.post_attention_layernorm)
+                delta = self._feed_forward(normal, block, layer)
             return self._product(self._add(hidden, delta, trunk.norm)[1], self.head)
 
-    def _product(self, rows: Float[Tensor, "n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, "o"] | None = None) -> Tensor:
-        """The projection."""
-        out = self._buffer("product", len(rows), len(weight))
+    def _layer(self, block: Block) -> FusedLayer:
+        """One layer's weights."""
+        return FusedLayer.of(block, self.dtype)
+
+    def _attention(self, rotation: Rotation, cache: CacheStep) -> Attend:
+        """Attention of this step, its projections included."""
+        mix = self._kernel(rotation, cache) if self.compact else self._plain(rotation, cache)
+
+        def attend(normal: Tensor, block: Block, layer: FusedLayer, step: LayerStep) -> Tensor:
+            return self._product(mix(self._product(normal, layer.qkv, layer.qkv_bias), block.self_attn, step), layer.out)
+
+        return attend
+
+    def _feed_forward(self, normal: Float[Tensor, "n d"], block: Block, layer: FusedLayer) -> Float[Tensor, "n d"]:
+        """SwiGLU between two products."""
+        return self._product(self._gated(self._product(normal, layer.gate_up)), layer.down)
+
+    def _product(
+        self, rows: Float[Tensor, "n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, "o"] | None = None, what: str = "product"
+    ) -> Float[Tensor, "n o"]:
+        """The projection, where no other of the same name and width is in use."""
+        out = self._buffer(what, len(rows), len(weight))
         return torch.mm(rows, weight.t(), out=out) if bias is None else torch.addmm(bias, rows, weight.t(), out=out)
 
     def _gated(self, both: Float[Tensor, "n two_inner"]) -> Float[Tensor, "n inner"]:
@@ -174,7 +195,7 @@ class FusedRunner(PlainRunner):
         total, _, normal = add_normalize(hidden, delta, norm.weight, norm.eps, self.dtype, in_place=True)
         return total, normal
 
-    def _kernel(self, rotation: Rotation, cache: CacheStep) -> Attend:
+    def _kernel(self, rotation: Rotation, cache: CacheStep) -> Mix:
         """Attention by the compiled kernel, which also rotates and remembers."""
         config = self.model.config
         heads = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -190,7 +211,7 @@ class FusedRunner(PlainRunner):
 
         return attend
 
-    def _plain(self, rotation: Rotation, cache: CacheStep) -> Attend:
+    def _plain(self, rotation: Rotation, cache: CacheStep) -> Mix:
         """The same in torch."""
         config = self.model.config
         # 0 where a row may look and -inf where not, once for all layers; a row's key heads lie one after the other.
@@ -210,10 +231,22 @@ class FusedRunner(PlainRunner):
         return attend
 
 
+def in_training(model: Transformer) -> bool:
+    """Whether the model is held as trainers hold it: vectors in float32, matrices too or in bfloat16 (`trainer.weights`)."""
+    return model.model.norm.weight.dtype == torch.float32 and model.lm_head.weight.dtype in (torch.float32, torch.bfloat16)
+
+
 def runner_for(model: Transformer, dtype: torch.dtype) -> PlainRunner | FusedRunner | GraphRunner:
-    """The fastest there is for this model where it lies, with matrix products in `dtype`."""
+    """The fastest there is for this model where it lies, multiplying in `dtype`; ConfigError when the weights have fewer digits."""
+    if in_training(model) and model.lm_head.weight.dtype == torch.bfloat16 and dtype == torch.float32:
+        raise ConfigError('the weights are held in bfloat16 and the engine would multiply in float32; set engine.precision = "bfloat16"')
     if FusedRunner.fits(model):
         return FusedRunner(model, dtype)
+    if model.config.is_mla:
+        from afterbase.engine.latent import LatentCpuRunner  # stands on this file
+
+        if LatentCpuRunner.fits(model):
+            return LatentCpuRunner(model, dtype)
     if model.lm_head.weight.is_cuda and dtype == torch.bfloat16 and has_triton():
         from afterbase.engine.cuda.latent import LatentRunner  # Triton is imported only where there is a GPU
         from afterbase.engine.cuda.runner import GraphRunner

@@ -20,9 +20,18 @@ from afterbase.errors import EngineError
 class Scheduler:
     """The queue in front of the rows."""
 
-    def __init__(self, slots: Slots, rows: Rows, prefill_tokens: int, reach: int, move: Callable[[Moves], None]) -> None:
-        """`reach`: tokens that a row may gain between two looks; `move` does in the cache what was done to the rows."""
-        self.slots, self.rows, self.prefill_tokens, self.reach, self.move = slots, rows, prefill_tokens, reach, move
+    def __init__(
+        self,
+        slots: Slots,
+        rows: Rows,
+        prefill_tokens: int,
+        reach: int,
+        move: Callable[[Moves], None],
+        settle: Callable[[], None],
+    ) -> None:
+        """`reach`: tokens that a row may gain between two looks; `move` does in the cache what was done to the rows; `settle` waits for the
+        device and ends the rows that have ended by then."""
+        self.slots, self.rows, self.prefill_tokens, self.reach, self.move, self.settle = slots, rows, prefill_tokens, reach, move, settle
         self.waiting: deque[Group] = deque()
         self.preempted = 0  # rows that had to make way, since the beginning
 
@@ -45,6 +54,9 @@ class Scheduler:
             return
         needed = self._needed()
         if (many := self.rows.running - self.slots.fit(needed)) > 0:
+            if self.rows.behind:  # who has ended makes way by itself, and must not go on later
+                self.settle()
+                return self.make_way()
             groups, moves = self.rows.preempt(many)
             self.move(moves)
             self.waiting.extendleft(groups)

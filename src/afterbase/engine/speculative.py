@@ -18,7 +18,7 @@ from torch import Tensor
 
 from afterbase.config import Config
 from afterbase.engine.drafts import NONE, Drafter, MTPDrafter, NgramDrafter
-from afterbase.engine.pace import DRAFT_TRIAL, Pace, Paces
+from afterbase.engine.pace import Pace, Paces
 from afterbase.engine.rows import Moves, Rows
 from afterbase.engine.runner import PlainRunner
 from afterbase.engine.several import SeveralRows
@@ -99,6 +99,9 @@ class Speculator:
         self.paces, self.clock = Paces(), time.perf_counter
         self.speculation, self.reasons = Speculation(self._none_yet()), set[str]()
 
+    def refresh(self) -> None:
+        """The weights changed; drafters read the model's own."""
+
     def step(self, cache: Cache, version: int, plain: Callable[[], Moves]) -> Moves:
         """One step of every running row; `plain` is one without drafts."""
         count, pace = self.rows.running, self.paces.of(self.rows.running)
@@ -130,7 +133,7 @@ class Speculator:
         if self.config.always:
             return True
         drafts = pace.drafts()
-        if not drafts and len(pace.drafted) >= DRAFT_TRIAL:
+        if not drafts and len(pace.drafted) >= pace.trials[1]:
             self._say(
                 "pace",
                 f"drafting is off for about {count} requests together: it gives {pace.gain:.2f} times the tokens a second; "
@@ -181,11 +184,25 @@ def speculator_for(config: SpeculativeConfig | None, model: Transformer, rows: R
     if config is None:
         return None
     assert isinstance(rows, SeveralRows)
+    if config.kind == "mtp" and not len(model.mtp):
+        raise EngineError('engine.speculative.kind is "mtp", and the model has no MTP module; take kind = "ngram", which any model can')
     if runner.alone:
-        warnings.warn("drafting is off: this model decodes by whole steps recorded for the GPU, which take one token each", stacklevel=2)
-        return None
+        return _recorded(config, model, rows, runner)
     if config.kind == "ngram":
         return Speculator(model, rows, NgramDrafter(rows, runner, config.tokens, config.length), config)
-    if not len(model.mtp):
-        raise EngineError('engine.speculative.kind is "mtp", and the model has no MTP module; take kind = "ngram", which any model can')
     return Speculator(model, rows, MTPDrafter(model, rows, runner, config.tokens, config.most_rows), config)
+
+
+def _recorded(config: MTPDrafting | NgramDrafting, model: Transformer, rows: SeveralRows, runner: PlainRunner) -> Speculator | None:
+    """What drafts where a device takes several steps on its own; None, which is said, where no such step has been written."""
+    if config.kind == "ngram" or not model.config.is_mla:
+        warnings.warn(
+            "drafting is off: on a GPU in half precision only models with latent attention draft, by their MTP modules "
+            '(engine.speculative.kind = "mtp")',
+            stacklevel=3,
+        )
+        return None
+    from afterbase.engine.cuda.mtp import RecordedMTP  # Triton is imported only where there is a GPU
+    from afterbase.engine.recorded import RecordedSpeculator
+
+    return RecordedSpeculator(model, rows, RecordedMTP(model, rows, runner, config.tokens, config.most_rows), config)

@@ -1,7 +1,8 @@
 """Scaled dot-product attention over a packed stream, and over a cache.
 
-Sequences of a stream never see each other [V3 5.1]. On CUDA in half precision torch's variable-length FlashAttention does it;
-elsewhere sequences of similar length are gathered into padded rectangles, where the causal mask alone hides the padding.
+Sequences of a stream never see each other [V3 5.1]. On CUDA in half precision a kernel does it whose bits decoding repeats
+(cuda/packed.py), or torch's variable-length FlashAttention for heads that it does not know; elsewhere sequences of similar length are
+gathered into padded rectangles, where the causal mask alone hides the padding.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from afterbase.model import cuda
 from afterbase.model.rows import Pad, Take
 from afterbase.segments import Segments
 
@@ -25,11 +27,35 @@ def attend(
 ) -> Float[Tensor, "T hq v"]:
     """Causal attention of each token to itself and the earlier tokens of its own sequence, in the values' dtype."""
     queries, keys = queries.to(values.dtype), keys.to(values.dtype)  # rotation leaves them in float32
-    if queries.is_cuda and queries.dtype in (torch.float16, torch.bfloat16) and keys.shape[-1] <= 256:
+    if len(keys) > len(queries):
+        return _continued(queries, keys, values, segments, scale)
+    if cuda.packed_for(queries, values):
+        return Packed.apply(queries, keys, values, segments, scale)
+    if queries.is_cuda and queries.dtype in cuda.HALF and keys.shape[-1] <= 256:
         return _varlen(queries, keys, values, segments, scale)
     if len(set(segments.lengths)) == 1:
         return _rectangle(queries, keys, values, len(segments.lengths), scale)
     return _padded(queries, keys, values, segments, scale)
+
+
+class Packed(torch.autograd.Function):
+    """The kernel, with FlashAttention's gradient, which wants no more than the output and the logarithms of its sums."""
+
+    @staticmethod
+    def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor, segments: Segments, scale: float) -> Tensor:
+        """Each query's mixture of values."""
+        mixed, sums = cuda.packed_for(queries, values).attention(queries, keys, values, segments.starts, segments.longest, scale)
+        ctx.save_for_backward(queries, keys, values, mixed, sums)
+        ctx.segments, ctx.scale = segments, scale
+        return mixed
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        """The gradients of queries, keys and values."""
+        segments, unused = ctx.segments, torch.empty(2, dtype=torch.uint64, device=gradient.device)  # a seed, of no dropout
+        bounds = segments.starts, segments.starts, segments.longest, segments.longest
+        flash = torch.ops.aten._flash_attention_backward
+        return *flash(gradient.contiguous(), *ctx.saved_tensors, *bounds, 0.0, True, unused, unused, scale=ctx.scale), None, None
 
 
 def attend_memory(
@@ -68,6 +94,21 @@ def matrices(memory: Float[Tensor, "n h L width"]) -> Float[Tensor, "nh L width"
     rows, heads, length, width = memory.shape
     assert memory.stride(0) == heads * memory.stride(1), "a cache row's heads lie one after the other"
     return memory.as_strided((rows * heads, length, width), (memory.stride(1), memory.stride(2), memory.stride(3)))
+
+
+def _continued(queries: Tensor, keys: Tensor, values: Tensor, segments: Segments, scale: float) -> Tensor:
+    """The first sequence began before these queries, with keys and values that nobody else sees."""
+    before, first = len(keys) - len(queries), segments.lengths[0]
+    if queries.is_cuda and queries.dtype in cuda.HALF and keys.shape[-1] <= 256:
+        return _varlen(queries, keys, values, segments, scale, before)
+    ahead = torch.ones(first, before + first, dtype=torch.bool, device=queries.device).tril(before)
+    q, k, v = (x[None, :end].transpose(1, 2) for x, end in ((queries, first), (keys, before + first), (values, before + first)))
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=ahead, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    mixed = mixed.transpose(1, 2).squeeze(0)
+    if first == len(queries):
+        return mixed
+    rest = Segments.of(segments.lengths[1:], segments.device)
+    return torch.cat((mixed, attend(queries[first:], keys[before + first :], values[before + first :], rest, scale)))
 
 
 def _rectangle(queries: Tensor, keys: Tensor, values: Tensor, rows: int, scale: float) -> Tensor:
@@ -114,10 +155,14 @@ def _short(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return mixed.view(sequences, q.shape[1], length, -1)
 
 
-def _varlen(queries: Tensor, keys: Tensor, values: Tensor, segments: Segments, scale: float) -> Tensor:
-    """Torch's FlashAttention over cumulative lengths; below `varlen_attn`, which would have the shared keys repeated for every query."""
+def _varlen(queries: Tensor, keys: Tensor, values: Tensor, segments: Segments, scale: float, before: int = 0) -> Tensor:
+    """Torch's FlashAttention over cumulative lengths; below `varlen_attn`, which would have the shared keys repeated for every query.
+
+    The first sequence's keys may be `before` more than its queries.
+    """
     width, wide = values.shape[-1], -(-queries.shape[-1] // EIGHT) * EIGHT
     queries, keys, values = (x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1])) for x in (queries, keys, values))
-    bounds = segments.starts, segments.starts, segments.longest, segments.longest
+    seen = segments.starts if not before else torch.cat((segments.starts[:1], segments.starts[1:] + before))
+    bounds = segments.starts, seen, segments.longest, max(segments.longest, segments.lengths[0] + before)
     out = torch.ops.aten._flash_attention_forward(queries, keys, values, *bounds, 0.0, True, False, scale=scale)[0]
     return out[..., :width]

@@ -26,10 +26,8 @@ ENORMOUS = 1e30
 """No setting is a number like this one."""
 
 _GQA = ("head_dim",)
-_MLA = (
-    "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim",
-    "n_routed_experts", "moe_intermediate_size", "num_experts_per_tok", "n_group", "topk_group",
-)  # fmt: skip
+_MLA = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+_EXPERTS = ("n_routed_experts", "moe_intermediate_size", "num_experts_per_tok", "n_group", "topk_group", "decoder_sparse_step")
 _ALL = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
     "max_position_embeddings",
@@ -46,9 +44,13 @@ _SCALING_NUMBERS = (*_SCALING["llama3"], "beta_fast", "beta_slow", "attention_fa
 _SCALING_MAY_BE_ZERO = ("mscale", "mscale_all_dim")
 
 
-def check_kinds(raw: Mapping[str, Any], fields: type[ModelConfig], source: str) -> None:
-    """ConfigError names every value of the wrong kind, such as "128" for a number; None means that the key is left out."""
+def check_kinds(raw: Mapping[str, Any], fields: type[ModelConfig], called: Mapping[str, str], source: str) -> None:
+    """ConfigError names every value of the wrong kind, such as "128" for a number; None means that the key is left out.
+
+    `called` are names of the family's own for some of the fields.
+    """
     wanted = {**get_type_hints(fields), **dict.fromkeys(SWITCHES, bool), "rope_parameters": Mapping[str, Any]}
+    wanted |= {key: wanted[ours] for key, ours in called.items()}
     wrong = []
     for key, value in raw.items():
         fits, words = _kind(wanted.get(key))
@@ -57,15 +59,18 @@ def check_kinds(raw: Mapping[str, Any], fields: type[ModelConfig], source: str) 
     _refuse(wrong, source)
 
 
-def check_sizes(known: Mapping[str, Any], source: str) -> None:
-    """ConfigError names every number that is too small or too large; keys that are absent or None are passed over."""
-    latent = known["model_type"] == "deepseek_v3"
+def check_sizes(known: Mapping[str, Any], words: Mapping[str, str], source: str) -> None:
+    """ConfigError names every number that is too small or too large; keys that are absent or None are passed over.
+
+    `words` are the family's own names for some of them.
+    """
+    latent = known.get("kv_lora_rank") is not None
     wrong = []
-    for names, least in (((*_ALL, *(_MLA if latent else _GQA)), 1), (_MAY_BE_ZERO, 0)):
+    for names, least in (((*_ALL, *_EXPERTS, *(_MLA if latent else _GQA)), 1), (_MAY_BE_ZERO, 0)):
         for name in names:
             most = MOST.get(name, LARGEST)
             if known.get(name) is not None and not least <= known[name] <= most:
-                wrong.append(f"{name}={shown(known[name])} must be from {least} to {most:,}")
+                wrong.append(f"{words.get(name, name)}={shown(known[name])} must be from {least} to {most:,}")
     wrong += [
         f"{name}={known[name]} must be above {low}" for name, low in _ABOVE.items() if known.get(name) is not None and known[name] <= low
     ]
@@ -108,11 +113,20 @@ def check_parts(config: ModelConfig, source: str) -> None:
         )
     if config.n_routed_experts is not None:
         _check_experts(config, config.n_routed_experts, source)
+    if strange := [layer for layer in config.mlp_only_layers if not 0 <= layer < config.num_hidden_layers]:
+        raise ConfigError(
+            f"{source}: mlp_only_layers holds {strange[0]}, and there are num_hidden_layers={config.num_hidden_layers}, counted from 0; "
+            "correct either"
+        )
 
 
 def _check_experts(config: ModelConfig, experts: int, source: str) -> None:
     if experts % config.n_group:
         raise ConfigError(f"{source}: n_routed_experts={experts} does not divide into n_group={config.n_group}; make it a multiple")
+    if config.topk_method == "greedy":
+        if config.num_experts_per_tok > experts:
+            raise ConfigError(f"{source}: num_experts_per_tok={config.num_experts_per_tok} exceeds the {experts} experts; lower it")
+        return
     if config.topk_group > config.n_group:
         raise ConfigError(f"{source}: topk_group={config.topk_group} exceeds n_group={config.n_group}; lower it")
     reachable = experts // config.n_group * config.topk_group
@@ -131,6 +145,10 @@ def _kind(annotation: Any) -> tuple[Callable[[Any], bool], str]:
         return lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"
     if annotation is float:
         return _is_number, "a number"
+    if annotation == tuple[int, ...]:
+        return lambda value: isinstance(value, list) and all(type(item) is int for item in value), "a list of whole numbers"
+    if annotation is str:
+        return lambda value: isinstance(value, str), "text"
     if annotation == Mapping[str, Any]:
         return lambda value: isinstance(value, Mapping), "a table"
     return lambda value: True, "anything"

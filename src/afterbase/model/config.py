@@ -1,4 +1,4 @@
-"""The shape of a model, read from a Hugging Face `config.json` (llama, qwen2, qwen3, deepseek_v3) and written back."""
+"""The shape of a model, read from a Hugging Face `config.json` of any family in families.py and written back."""
 
 from __future__ import annotations
 
@@ -10,16 +10,9 @@ from typing import Any
 from afterbase.config import nearest
 from afterbase.errors import ConfigError
 from afterbase.model.check import check_kinds, check_parts, check_scaling, check_sizes, shown
+from afterbase.model.families import FAMILIES, Family, refuse_unsupported
 
-FAMILIES = ("llama", "qwen2", "qwen3", "deepseek_v3")
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
-
-_BY_FAMILY: dict[str, dict[str, Any]] = {
-    "llama": {"num_key_value_heads": None, "rms_norm_eps": 1e-6},
-    "qwen2": {"num_key_value_heads": 32, "qkv_bias": True},
-    "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "qk_norm": True},
-    "deepseek_v3": {"rope_interleave": True, "num_key_value_heads": None},
-}
 
 
 @dataclass(frozen=True)
@@ -27,7 +20,7 @@ class ModelConfig:
     """Sizes and switches of one transformer; names are Hugging Face's, symbols are the paper's."""
 
     model_type: str
-    """Family: llama, qwen2, qwen3 or deepseek_v3."""
+    """Family, a key of `families.FAMILIES`."""
     vocab_size: int
     """V, rows of the embedding."""
     hidden_size: int
@@ -75,13 +68,22 @@ class ModelConfig:
     n_routed_experts: int | None = None
     """N_r; None means every layer is dense."""
     n_shared_experts: int = 1
-    """N_s, experts that see every token."""
+    """N_s, experts that see every token; 0 in Qwen3."""
     num_experts_per_tok: int = 8
     """K_r, routed experts a token is sent to."""
     moe_intermediate_size: int = 0
     """Width of one expert."""
     first_k_dense_replace: int = 0
-    """How many leading layers stay dense."""
+    """How many leading layers stay dense (DeepSeek)."""
+    decoder_sparse_step: int = 1
+    """Every how many layers one has experts (Qwen3)."""
+    mlp_only_layers: tuple[int, ...] = ()
+    """Layers that stay dense all the same (Qwen3)."""
+    scoring_func: str = "sigmoid"
+    """How a token's affinities are made of scores: each by itself (`sigmoid`) or all together (`softmax`)."""
+    topk_method: str = "noaux_tc"
+    """How experts are chosen: with a bias that balances them, group by group (`noaux_tc`), or by affinity, among all (`greedy`) or
+    within the best groups (`group_limited_greedy`)."""
     n_group: int = 1
     """Groups of experts for group-limited routing."""
     topk_group: int = 1
@@ -98,9 +100,20 @@ class ModelConfig:
     """Every key of the original config.json, so that saving loses none."""
 
     @property
+    def weight_block_size(self) -> tuple[int, int] | None:
+        """Rows and columns of the weights that share one FP8 scale, where the checkpoint is quantized."""
+        table = self.kept.get("quantization_config")
+        return tuple(table["weight_block_size"]) if table else None
+
+    @property
     def is_mla(self) -> bool:
         """Whether attention is multi-head latent attention."""
         return self.kv_lora_rank is not None
+
+    @property
+    def has_v3_experts(self) -> bool:
+        """Whether experts are chosen and shared as in DeepSeek-V3, which is what the engine's own steps are written for."""
+        return self.n_routed_experts is not None and self.scoring_func == "sigmoid" and self.n_shared_experts > 0
 
     @property
     def rotary_dim(self) -> int:
@@ -109,38 +122,42 @@ class ModelConfig:
 
     def is_moe(self, layer: int) -> bool:
         """Whether this layer's feed-forward is a mixture of experts (MTP modules, numbered from L, are)."""
-        return self.n_routed_experts is not None and layer >= self.first_k_dense_replace
+        if self.n_routed_experts is None or layer < self.first_k_dense_replace or layer in self.mlp_only_layers:
+            return False
+        return (layer + 1) % self.decoder_sparse_step == 0
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
         """The configuration in a Hugging Face table; ConfigError names what is unsupported or missing."""
-        family = raw.get("model_type")
-        if family not in FAMILIES:
-            near = difflib.get_close_matches(str(family)[:40], FAMILIES, n=1)
+        name = raw.get("model_type")
+        if not isinstance(name, str) or name not in FAMILIES:
+            near = difflib.get_close_matches(str(name)[:40], FAMILIES, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{source}: model_type {shown(family)} is not supported, only {', '.join(FAMILIES)}{hint}")
-        check_kinds(raw, cls, source)
-        _refuse_unsupported(raw, source)
-        known = {**_BY_FAMILY[family], **{key: value for key, value in raw.items() if key in cls.__dataclass_fields__}}
-        missing = [key for key in _REQUIRED + (_REQUIRED_MLA if family == "deepseek_v3" else ()) if known.get(key) is None]
-        if missing:
-            raise ConfigError(f"{source}: a {family} config needs {', '.join(missing)}; add them or use a complete config.json")
+            raise ConfigError(f"{source}: model_type {shown(name)} is not supported, only {', '.join(FAMILIES)}{hint}")
+        family = FAMILIES[name]
+        check_kinds(raw, cls, family.called, source)
+        refuse_unsupported(raw, source)
+        known, words = _known(raw, family), {ours: key for key, ours in reversed(family.called.items())}
+        if missing := [words.get(key, key) for key in family.required if known.get(key) is None]:
+            raise ConfigError(f"{source}: a {name} config needs {', '.join(missing)}; add them or use a complete config.json")
         known |= _rope(raw, source)
-        check_sizes(known, source)
+        check_sizes(known, words, source)
         known |= _heads(known, source)
-        if family in ("llama", "qwen3") and raw.get("attention_bias"):
+        if family.attention_bias and raw.get("attention_bias"):
             known |= {"qkv_bias": True, "o_bias": True}
-        given = {key: value for key, value in known.items() if key != "kept" and value is not None}
-        # A config may write 1 for 1.0; below here a number is of the kind that it is declared to be.
+        given = {key: value for key, value in known.items() if value is not None}
+        # A config may write 1 for 1.0; below here a number is of the kind that it is declared to be, and a list cannot be changed.
         reals = {key: float(value) for key, value in given.items() if cls.__annotations__[key] == "float"}
-        config = cls(**{**given, **reals}, kept=dict(raw))
+        lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+        config = cls(**{**given, **reals, **lists}, kept=dict(raw))
         check_parts(config, source)
         return config
 
     @classmethod
     def from_recipe(cls, raw: Mapping[str, Any], source: str = "architecture") -> ModelConfig:
         """The configuration in a recipe's table, where a key that nothing reads is a mistake; a config.json may hold any."""
-        known = {*cls.__dataclass_fields__, *_READ_TOO} - {"kept", "qkv_bias", "o_bias", "qk_norm"}
+        called = {key for family in FAMILIES.values() for key in family.called}
+        known = {*cls.__dataclass_fields__, *_READ_TOO, *called} - set(_MADE)
         for key, value in raw.items():
             if key not in known:
                 raise ConfigError(f"{source}: unknown key {key!r}{nearest(key, sorted(known))}")
@@ -150,60 +167,36 @@ class ModelConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """The Hugging Face table, with the keys that serving engines need and transformers leaves out."""
-        table = {**self.kept, **{name: getattr(self, name) for name in (*_SHARED_FIELDS, *_FIELDS_OF[self.model_type])}}
-        if self.model_type == "deepseek_v3":
-            table |= {"topk_method": "noaux_tc", "scoring_func": "sigmoid", "architectures": ["DeepseekV3ForCausalLM"]}
-        else:
-            name = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[self.model_type]
-            table["architectures"] = [f"{name}ForCausalLM"]
-        return table
+        family = FAMILIES[self.model_type]
+        words = {ours: key for key, ours in reversed(family.called.items())}
+        table = {**self.kept, **{words.get(name, name): getattr(self, name) for name in (*_SHARED_FIELDS, *family.written)}}
+        table |= {key: getattr(self, ours) for key, ours in family.called.items() if key in self.kept}
+        table.pop("quantization_config", None)  # the model's own weights are not quantized
+        return {**table, "architectures": [family.architecture]}
 
 
 _SHARED_FIELDS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
     "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "initializer_range",
 )  # fmt: skip
-_FIELDS_OF = {
-    "llama": ("head_dim",),
-    "qwen2": (),
-    "qwen3": ("head_dim",),
-    "deepseek_v3": (
-        "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "n_routed_experts", "n_shared_experts",
-        "num_experts_per_tok", "moe_intermediate_size", "first_k_dense_replace", "n_group", "topk_group", "norm_topk_prob",
-        "routed_scaling_factor", "num_nextn_predict_layers", "rope_interleave",
-    ),
-}  # fmt: skip
-"""What other readers would fill with defaults of their own if a config left it out, so saving always writes it."""
+"""What every reader of a config.json looks for."""
+
+_MADE = ("kept", "qkv_bias", "o_bias", "qk_norm")
+"""Fields that follow from others, and cannot be given."""
+
+_NONE_COUNTS = ("num_key_value_heads", "head_dim")
+"""Where null is not the family's default: as many as heads of queries, and the width divided by their number."""
 
 _READ_TOO = ("model_type", "rope_parameters", "attention_bias", "hidden_act", "torch_dtype", "eos_token_id", "bos_token_id", "pad_token_id")
 
-_REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-_REQUIRED_MLA = (
-    "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim",
-    "n_routed_experts", "moe_intermediate_size", "num_experts_per_tok",
-)  # fmt: skip
 
-
-def _refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
-    """What would silently change the numbers if it were ignored is refused by name."""
-    if raw.get("use_sliding_window"):
-        raise ConfigError(f"{source}: use_sliding_window=true is not supported; only full attention is")
-    if quantization := raw.get("quantization_config"):
-        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
-        raise ConfigError(f"{source}: {shown(method)} quantized weights are not supported; convert the checkpoint to bfloat16 first")
-    strangers = [key for key in ("kv_lora_rank", "n_routed_experts") if raw.get(key) is not None and raw["model_type"] != "deepseek_v3"]
-    if strangers:
-        raise ConfigError(f"{source}: a {raw['model_type']} has no {strangers[0]}; take it out, or set model_type to 'deepseek_v3'")
-    if raw.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f"{source}: hidden_act={shown(raw['hidden_act'])} is not supported, only 'silu'")
-    if raw.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ConfigError(f"{source}: partial_rotary_factor={shown(raw['partial_rotary_factor'])} is not supported, only 1")
-    if raw.get("moe_layer_freq", 1) != 1:
-        raise ConfigError(f"{source}: moe_layer_freq={shown(raw['moe_layer_freq'])} is not supported, only 1 (DeepSeek-V3)")
-    if raw.get("topk_method", "noaux_tc") != "noaux_tc":
-        raise ConfigError(f"{source}: topk_method={shown(raw['topk_method'])} is not supported, only 'noaux_tc' (DeepSeek-V3)")
-    if raw.get("scoring_func", "sigmoid") != "sigmoid":
-        raise ConfigError(f"{source}: scoring_func={shown(raw['scoring_func'])} is not supported, only 'sigmoid' (DeepSeek-V3)")
+def _known(raw: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The fields that a table gives, and what its family is known to have where it gives none."""
+    named = {**raw, **{ours: raw[key] for key, ours in reversed(family.called.items()) if raw.get(key) is not None}}
+    given = {key: value for key, value in named.items() if key in ModelConfig.__dataclass_fields__ and key not in _MADE}
+    if "n_shared_experts" in given:
+        given["n_shared_experts"] = given["n_shared_experts"] or 0
+    return {**family.defaults, **{key: value for key, value in given.items() if value is not None or key in _NONE_COUNTS}}
 
 
 def _rope(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -215,7 +208,7 @@ def _rope(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     if kind not in ROPE_KINDS:
         raise ConfigError(f"{source}: rope type {shown(kind)} is not supported, only {', '.join(ROPE_KINDS)}")
     check_scaling(kind, table, source)
-    check_kinds({"rope_theta": theta}, ModelConfig, source)
+    check_kinds({"rope_theta": theta}, ModelConfig, {}, source)
     return {
         "rope_theta": 10000.0 if theta is None else float(theta),
         "rope_scaling": {} if kind == "default" else {**table, "rope_type": kind},
@@ -226,7 +219,7 @@ def _heads(known: Mapping[str, Any], source: str) -> dict[str, int]:
     """Heads of keys and values, and the width of a head, where the config leaves them to be worked out."""
     width, heads = known["hidden_size"], known["num_attention_heads"]
     found = {"num_key_value_heads": known.get("num_key_value_heads") or heads, "head_dim": known.get("head_dim") or width // heads}
-    if known.get("head_dim") is None and known["model_type"] != "deepseek_v3" and width % heads:
+    if known.get("head_dim") is None and known.get("kv_lora_rank") is None and width % heads:
         raise ConfigError(
             f"{source}: hidden_size={width} does not divide into num_attention_heads={heads}; make it a multiple, or give head_dim"
         )

@@ -40,7 +40,7 @@ class GQA(nn.Module):
         if cache is not None:
             cache.write(keys, values)
         if cache is None or cache.seen is None:
-            mixed = attend(queries, keys, values, segments, scale)
+            mixed = attend(queries, *segments.reach(keys, values), segments, scale)
         else:
             mixed = attend_memory(queries, *cache.read(), cache.seen, scale)
         return self.leave(mixed.flatten(1))[0]

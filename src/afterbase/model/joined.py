@@ -1,7 +1,8 @@
 """Linear layers that read the same input; on a GPU in half precision their product is one, with its gradients summed in float32.
 
-The weights stay float32, as autocast wants them. What autocast would cast at every use is copied once for each version of the weights,
-side by side, so that what narrow layers (a few shared keys) would do slowly by themselves is done by one wide product.
+The weights are float32, as autocast wants them, or in half precision already. What autocast would cast at every use is copied once for
+each version of the weights, side by side, so that what narrow layers (a few shared keys) would do slowly by themselves is done by one wide
+product.
 """
 
 from __future__ import annotations
@@ -11,44 +12,63 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from afterbase.model import cuda
-
-HALF = {torch.bfloat16, torch.float16}
+from afterbase.model.lora import Adapted, base_weight
 
 
 class Joined:
     """Some linear layers of one input. It owns no weights: state dicts and devices are the layers' own business."""
 
     def __init__(self, *layers: nn.Linear) -> None:
-        self.layers = layers
-        self.key: tuple | None = None
-        self.weight = self.bias = torch.empty(0)
+        self.layers, self.weights, self.biases = layers, Halves(), Halves()
+        self.apart = False
+        """Whether each layer is asked by itself: where weights come and go (FSDP2), a copy would be of an older version, and stay."""
 
     def __call__(self, hidden: Float[Tensor, "T d"]) -> tuple[Tensor, ...]:
         """Each layer's product."""
-        if not self._fits(hidden):
+        if not self.fits(hidden):
             return tuple(layer(hidden) for layer in self.layers)
         dtype = torch.get_autocast_dtype("cuda")
-        self._copy(dtype)
+        hidden = hidden.to(dtype)
         with torch.autocast("cuda", enabled=False):
             biases = [layer.bias for layer in self.layers if layer.bias is not None]
-            weights = [layer.weight for layer in self.layers]
-            return Product.apply(hidden.to(dtype), self.weight, self.bias, len(weights), *weights, *biases)
+            weights = [base_weight(layer) for layer in self.layers]
+            bias = self.biases(dtype, *biases) if biases else None
+            products = Product.apply(hidden, self.weights(dtype, *weights), bias, len(weights), *weights, *biases)
+        return with_adapters(products, self.layers, hidden)
 
-    def _fits(self, hidden: Tensor) -> bool:
-        half = hidden.is_cuda and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") in HALF
+    def fits(self, hidden: Tensor) -> bool:
+        """Whether this input is multiplied by copies in half precision."""
+        half = hidden.is_cuda and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") in cuda.HALF
         biased = {layer.bias is None for layer in self.layers}
-        return half and hidden.dim() == 2 and len(biased) == 1 and all(layer.weight.dtype == torch.float32 for layer in self.layers)
+        held = {base_weight(layer).dtype for layer in self.layers} <= {torch.float32, torch.get_autocast_dtype("cuda")}
+        return half and not self.apart and hidden.dim() == 2 and len(biased) == 1 and held
+
+
+def with_adapters(products: tuple[Tensor, ...], layers: tuple[nn.Linear, ...], hidden: Float[Tensor, "T d"]) -> tuple[Tensor, ...]:
+    """The layers' products of this input, each with what its adapter adds."""
+    pairs = zip(products, layers, strict=True)
+    return tuple(layer.add(product, hidden) if isinstance(layer, Adapted) else product for product, layer in pairs)
+
+
+class Halves:
+    """Some weights in half precision, side by side, copied once for each version of them."""
+
+    def __init__(self, dim: int = 0) -> None:
+        """`dim` is the dimension along which they are joined."""
+        self.dim = dim
+        self.key: tuple | None = None
+        self.copy = torch.empty(0)
 
     @torch.inference_mode(False)  # an engine may ask first, and autograd refuses to keep what was made in its mode
     @torch.no_grad()
-    def _copy(self, dtype: torch.dtype) -> None:
-        """Copies of the weights in half precision, unless those at hand are of these very weights."""
-        own = [tensor for layer in self.layers for tensor in (layer.weight, layer.bias) if tensor is not None]
-        key = (dtype, *((tensor._version, tensor.data_ptr()) for tensor in own))
+    def __call__(self, dtype: torch.dtype, *weights: Tensor) -> Tensor:
+        """The weights in `dtype`: a single one that has it already is its own copy."""
+        if len(weights) == 1 and weights[0].dtype == dtype:
+            return weights[0].detach()
+        key = (dtype, *((weight._version, weight.data_ptr()) for weight in weights))
         if key != self.key:
-            self.weight = torch.cat([layer.weight.to(dtype) for layer in self.layers])
-            biases = [layer.bias.to(dtype) for layer in self.layers if layer.bias is not None]
-            self.bias, self.key = torch.cat(biases) if biases else None, key
+            self.copy, self.key = torch.cat([weight.to(dtype) for weight in weights], dim=self.dim), key
+        return self.copy
 
 
 class Product(torch.autograd.Function):

@@ -68,7 +68,7 @@ class _TokenStatistics(torch.autograd.Function):
         pull = None if entropy_gradient is None else entropy_gradient / ctx.temperature
         of = triton.gradients if (triton := cuda.vocabulary_for(hidden)) else _gradients
         into_hidden, into_head = of(hidden, head.to(hidden.dtype), targets, ctx.temperature, total, scale, pull, entropy, kept)
-        return into_hidden, into_head.to(head.dtype), None, None, None, None
+        return into_hidden, into_head, None, None, None, None
 
 
 def _statistics(

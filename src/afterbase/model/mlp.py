@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from afterbase.model import cuda
 from afterbase.model.joined import Joined
+from afterbase.model.lora import Adapted
 from afterbase.model.native import KINDS, kernels, kernels_for
 
 
@@ -24,7 +25,13 @@ class MLP(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "T d"]) -> Float[Tensor, "T d"]:
         """SwiGLU of each token."""
-        return self.leave(swiglu(*self.enter(hidden)))[0]
+        gate, up = self.enter(hidden)
+        lone = self.down_proj.bias is None and not isinstance(self.down_proj, Adapted)
+        alike = gate.dtype == up.dtype and gate.stride() == up.stride()  # one of them may have an adapter
+        if alike and lone and self.leave.fits(gate) and gate.dtype in cuda.HALF and cuda.kernels():
+            weight = self.down_proj.weight
+            return Down.apply(gate, up, self.leave.weights(gate.dtype, weight), weight)
+        return self.leave(swiglu(gate, up))[0]
 
 
 def swiglu(gate: Float[Tensor, "N inner"], up: Float[Tensor, "N inner"]) -> Float[Tensor, "N inner"]:
@@ -62,3 +69,21 @@ class SwiGLU(torch.autograd.Function):
         dgate, dup = gate.new_empty(gate.shape), up.new_empty(up.shape)
         kernels()("swiglu_backward", KINDS[gate.dtype], *gate.shape, gate.stride(0), gradient, gate, up, dgate, dup)
         return dgate, dup
+
+
+class Down(torch.autograd.Function):
+    """weight (silu(gate) * up) on a GPU; of what it reads the product is made again for the backward pass, a third less to keep."""
+
+    @staticmethod
+    def forward(ctx, gate: Tensor, up: Tensor, half: Float[Tensor, "d inner"], weight: Float[Tensor, "d inner"]) -> Float[Tensor, "N d"]:
+        """`half` is the weight's copy in the dtype of gate and up, whose rows lie in one matrix."""
+        ctx.save_for_backward(gate, up, half)
+        return multiplied(gate, up, gate.new_empty(gate.shape)) @ half.T
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Those of gate and up in their dtype, the weight's in float32."""
+        gate, up, half = ctx.saved_tensors
+        into = cuda.kernels().swiglu_backward(gradient @ half, gate, up)
+        again = multiplied(gate, up, gate.new_empty(gate.shape)) if ctx.needs_input_grad[3] else None
+        return *into, None, None if again is None else cuda.product(gradient.T, again)

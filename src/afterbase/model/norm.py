@@ -52,6 +52,24 @@ class Normalize(torch.autograd.Function):
         return dx, dweight, None, None
 
 
+class NormalizeHeads(torch.autograd.Function):
+    """The norm of half-precision numbers on a GPU, in float32; its sum of squares is exact, so that other kernels find the same."""
+
+    @staticmethod
+    def forward(ctx, x: Float[Tensor, "*batch width"], weight: Float[Tensor, "width"], eps: float) -> Float[Tensor, "*batch width"]:
+        """The input over its root mean square, rounded to its own dtype, times the weight."""
+        x = x.contiguous()
+        inverse, normal = cuda.kernels().normalize_heads(x, weight, eps)
+        ctx.save_for_backward(x, weight, inverse)
+        return normal
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """As `Normalize` has them."""
+        dx, _, dweight = cuda.kernels().normalize_backward(gradient.contiguous(), None, *ctx.saved_tensors, None)
+        return dx, dweight, None
+
+
 def add_normalize(
     x: Float[Tensor, "*batch width"],
     delta: Float[Tensor, "*batch width"] | None,
@@ -121,6 +139,8 @@ class RMSNorm(nn.Module):
         """The normalized input, in the input's dtype; under autocast in its dtype, cast once for all that read it."""
         if hidden.dtype in (torch.float32, torch.float64):
             return Normalize.apply(hidden, self.weight.to(hidden.dtype), self.eps, product_dtype(hidden))
+        if cuda.kernels_for(hidden) and hidden.shape[-1] <= cuda.WIDEST and self.weight.dtype == torch.float32:
+            return NormalizeHeads.apply(hidden, self.weight, self.eps)
         # Half precision is rounded before the weight multiplies it: where Hugging Face rounds, so the logits agree.
         return F.rms_norm(hidden.float(), (hidden.shape[-1],), None, self.eps).to(hidden.dtype) * self.weight
 

@@ -12,6 +12,7 @@ from afterbase.model.cache import CacheStep
 from afterbase.model.config import ModelConfig
 from afterbase.model.mtp import MTP
 from afterbase.model.norm import RMSNorm
+from afterbase.model.recompute import recomputed
 from afterbase.model.rope import Rotary
 from afterbase.segments import Segments
 
@@ -40,12 +41,23 @@ class Transformer(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def forward(
-        self, tokens: Int[Tensor, "T"], segments: Segments, cache: CacheStep | None = None, trace: Trace | None = None
+        self,
+        tokens: Int[Tensor, "T"],
+        segments: Segments,
+        cache: CacheStep | None = None,
+        trace: Trace | None = None,
+        recompute: int = 0,
     ) -> Float[Tensor, "T d"]:
-        """The final hidden state of each token, normalized and ready for the head."""
-        hidden, delta = self.model.embed_tokens(tokens), None
+        """The final hidden state of each token, normalized and ready for the head.
+
+        The first `recompute` blocks keep nothing for the backward pass but what they read.
+        """
+        hidden, delta = residual(self.model.embed_tokens(tokens)), None
         rotation = self.rotary(segments.positions)
         for index, block in enumerate(self.model.layers):
+            if index < recompute:
+                hidden, delta = recomputed(block, hidden, delta, segments, rotation, trace)
+                continue
             hidden, delta = block(hidden, delta, segments, rotation, cache.layer(index) if cache else None, trace)
         return self.model.norm.add(hidden, delta)[1]
 
@@ -64,7 +76,7 @@ class Transformer(nn.Module):
         hidden = hidden if reaches else hidden.detach()
         states = []
         for depth, module in enumerate(self.mtp, start=1):
-            ahead = self.model.embed_tokens(shifted(tokens, segments, depth))
+            ahead = residual(self.model.embed_tokens(shifted(tokens, segments, depth)))
             hidden = module(hidden, ahead if reaches else ahead.detach(), segments, rotation, trace)
             states.append(module.norm(hidden))
         return states
@@ -84,8 +96,15 @@ class Transformer(nn.Module):
         return self
 
 
+def residual(embedded: Float[Tensor, "T d"]) -> Float[Tensor, "T d"]:
+    """The residual stream at its start: under autocast in float32, whatever the weights are held in."""
+    return embedded.float() if torch.is_autocast_enabled(embedded.device.type) else embedded
+
+
 def shifted(tokens: Int[Tensor, "T"], segments: Segments, by: int) -> Int[Tensor, "T"]:
-    """Token i+by of the same sequence at place i; past a sequence's end its last token, which no loss reads."""
-    last = segments.starts[1:].long()[segments.owner] - 1
-    index = torch.arange(len(tokens), device=tokens.device) + by
-    return tokens[torch.minimum(index, last)]
+    """Token i+by of the same sequence at place i; past a sequence's end its last token, which no loss reads.
+
+    `tokens` are those of the whole stream, whatever part of it the segments are.
+    """
+    last = segments.whole.starts[1:].long()[segments.whole.owner[segments.places]] - 1
+    return tokens[torch.minimum(segments.places + by, last)]

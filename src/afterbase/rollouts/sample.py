@@ -24,7 +24,7 @@ async def sample_group(engine: Engine, tokenizer: Tokenizer, prompt: Prompt, tem
     tokens = prompt_tokens(tokenizer, prompt, template)
     stops = tuple(dict.fromkeys((*sampling.stop_ids, *tokenizer.stop_ids)))
     try:
-        completions = await engine.generate(tokens, replace(sampling, stop_ids=stops), n)
+        completions = await engine.generate(tokens, replace(sampling, stop_ids=stops), n, tag=prompt.domain)
     except EngineError as error:
         raise EngineError(f"prompt {prompt.id}: {error}") from None
     opened = OPEN if opens(tokenizer.decode(tokens[-PROMPT_END:], skip_special=False)) else ""

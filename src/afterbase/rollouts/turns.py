@@ -210,7 +210,7 @@ class _Talk:
         left = self.sampling.max_tokens - sum(said.own)
         sampling = replace(self.sampling, stop=stop, stop_ids=stop_ids, max_tokens=left, seed=seed)
         try:
-            [drawn] = await self.engine.generate((*self.tokens, *said.tokens), sampling, 1)
+            [drawn] = await self.engine.generate((*self.tokens, *said.tokens), sampling, 1, tag=self.prompt.domain)
         except EngineError as error:
             if not said.drawn:
                 raise EngineError(f"prompt {self.prompt.id}: {error}") from None

@@ -24,6 +24,7 @@ from afterbase.stages.session import Session
 from afterbase.train.base import Objective
 from afterbase.train.critic import Critic, scored
 from afterbase.train.packing import pack, step_totals
+from afterbase.train.reference import Underneath
 from afterbase.train.trainer import LocalTrainer
 
 MEANS = ("ratio", "clip_fraction", "policy_kl", "reference_kl", "entropy", "logprob_gap", "correction")
@@ -41,12 +42,13 @@ COUNTED = {"train/skipped_updates/count", "train/value_skipped_updates/count"}
 
 Clock = Callable[[str], AbstractContextManager[None]]
 Groups = Sequence[Sequence[Rollout]]
+Reference = LocalTrainer | Underneath
 
 
 class Learning:
     """What a round teaches: the steps that every objective shares."""
 
-    def __init__(self, config: RlConfig, session: Session, reference: LocalTrainer | None, clock: Clock) -> None:
+    def __init__(self, config: RlConfig, session: Session, reference: Reference | None, clock: Clock) -> None:
         self.config, self.session, self.reference, self.clock = config, session, reference, clock
         self.objective: Objective = self.objective_of(config)
 
@@ -171,7 +173,7 @@ class GrpoLearning(Learning):
 class PpoLearning(Learning):
     """PPO: a token is compared with what a critic expected of it.  [Setup]"""
 
-    def __init__(self, config: RlConfig, session: Session, reference: LocalTrainer | None, critic: Critic, clock: Clock) -> None:
+    def __init__(self, config: RlConfig, session: Session, reference: Reference | None, critic: Critic, clock: Clock) -> None:
         super().__init__(config, session, reference, clock)
         self.critic, self.expectation = critic, ValueLoss(config.objective)
 

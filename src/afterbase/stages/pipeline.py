@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from afterbase.config import Config, apply_overrides, build, merged, nearest, read_toml
+from afterbase.dist import several
 from afterbase.errors import ConfigError, DataError
 from afterbase.lineage import storing, sync_dir, write_atomic
 from afterbase.stages.graph import drawn
@@ -168,6 +169,8 @@ def run_pipeline(
     `resume` insists that there is something to resume, `only` runs one stage, `dry_run` prints the graph and writes nothing,
     `fresh` runs done stages again as well. Whatever is in a stage's way is moved aside to `<name>.old-1`, never deleted.
     """
+    if several():
+        raise ConfigError("a pipeline runs in one process; start its pretrain and sft stages one by one under torchrun, the rest without")
     console = console or Console(highlight=False)
     config = read_pipeline(path, overrides)
     stages = plan(config, str(path), registry)

@@ -20,11 +20,10 @@ from afterbase.objective.likelihood import Likelihood
 from afterbase.records import Sample
 from afterbase.stages.graph import count_parameters
 from afterbase.stages.run import Run, StageKind
-from afterbase.stages.session import Session
+from afterbase.stages.together import begin
 from afterbase.text.chat import HOUSE_TEMPLATE
 from afterbase.text.fim import prefix_suffix_middle
 from afterbase.text.tokenizer import EOS, SPECIAL, Tokenizer, train_bpe
-from afterbase.train.packing import pack
 from afterbase.train.resume import SavingConfig
 from afterbase.train.trainer import TrainerConfig
 
@@ -65,14 +64,14 @@ def run_pretrain(config: PretrainConfig, run: Run) -> None:
     """Train from the first step, or from the latest checkpoint, to the last."""
     architecture = ModelConfig.from_recipe(config.architecture)
     crawl = Crawl(config.crawl, config.seed)
-    session = Session.start(run, lambda: _fresh(config, architecture, crawl), config.trainer, config.saving, config.steps)
+    session = begin(run, lambda: _fresh(config, architecture, crawl), config.trainer, config.saving, config.steps)
     reader = Reader(config, crawl, session.tokenizer, session.context, session.cursor or 0)
     objective = Likelihood()
     with run.progress(config.steps, "pretrain", session.step) as progress:
         for step in range(session.step, config.steps):
             began = perf_counter()
             samples = reader.take(config.tokens_per_step)
-            metrics = session.learn(pack(samples, config.trainer.tokens_per_batch, session.trainer.device), objective)
+            metrics = session.learn(session.batches(samples), objective)
             tokens = sum(len(sample.tokens) for sample in samples)
             run.tracker.log(step, {**metrics, "train/tokens/count": tokens, "train/documents/count": len(samples)})
             run.tracker.time(step, {"time/step/seconds": perf_counter() - began})
@@ -133,4 +132,4 @@ def _artefact(config: PretrainConfig, directory: Path) -> Path:
     return directory / "checkpoints" / "final"
 
 
-STAGE = StageKind(config=PretrainConfig, run=run_pretrain, inputs=lambda config: {}, artefact=_artefact, size=_size)
+STAGE = StageKind(config=PretrainConfig, run=run_pretrain, inputs=lambda config: {}, artefact=_artefact, size=_size, together=True)

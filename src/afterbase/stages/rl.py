@@ -38,6 +38,7 @@ from afterbase.stages.session import Session
 from afterbase.stages.watch import Watch
 from afterbase.track import read_metrics
 from afterbase.train.critic import Critic
+from afterbase.train.reference import Underneath
 from afterbase.train.trainer import LocalTrainer
 
 SHOWN = {"train/reward/mean": "reward", "train/accuracy/mean": "accuracy", "eval/accuracy/mean": "held_out"}
@@ -236,9 +237,12 @@ def clock(seconds: dict[str, float], part: str) -> Iterator[None]:
 
 
 def drafting(engine: LocalEngine) -> dict[str, float]:
-    """How many drafted tokens were kept so far, by place; not among the metrics, for when drafting pays is a matter of seconds."""
-    counts = engine.speculation()
-    return {f"engine/accepted_{place}/fraction": share for place, share in enumerate(counts.whole.fractions, 1)} if counts else {}
+    """How many drafted tokens were kept so far, by place and domain; no metrics, for when drafting pays is a matter of seconds."""
+    if not (counts := engine.speculation()):
+        return {}
+    parts = {"": counts.whole} | {f"_{domain}": part for domain, part in counts.by_tag.items() if domain}
+    shares = [(name, place, share) for name, part in parts.items() for place, share in enumerate(part.fractions, 1)]
+    return {f"engine/accepted_{place}{name}/fraction": share for name, place, share in shares}
 
 
 def seed(config: RlConfig, step: int, number: int) -> int:
@@ -246,10 +250,12 @@ def seed(config: RlConfig, step: int, number: int) -> int:
     return (config.seed << 40) + (step << 16) + number
 
 
-def _reference(config: RlConfig) -> LocalTrainer | None:
-    """The frozen model that Eq. 27 pulls towards; none is loaded when its weight is 0."""
+def _reference(config: RlConfig, session: Session) -> LocalTrainer | Underneath | None:
+    """The frozen model that Eq. 27 pulls towards; none is loaded when its weight is 0, or when adapters learn on top of it."""
     if not config.objective.kl:
         return None
+    if config.trainer.lora:
+        return Underneath(session.trainer)
     model = load_model(config.model, here().device, torch.float32).requires_grad_(False)
     return LocalTrainer(model, config.trainer, 1)
 
@@ -257,8 +263,8 @@ def _reference(config: RlConfig) -> LocalTrainer | None:
 def _learning(config: RlConfig, session: Session, clock: Clock) -> Learning:
     """What the recipe's objective makes of a round."""
     if config.objective.kind == "grpo":
-        return GrpoLearning(config, session, _reference(config), clock)
-    return PpoLearning(config, session, _reference(config), _critic(config, session), clock)
+        return GrpoLearning(config, session, _reference(config, session), clock)
+    return PpoLearning(config, session, _reference(config, session), _critic(config, session), clock)
 
 
 def _critic(config: RlConfig, session: Session) -> Critic:

@@ -162,6 +162,11 @@ class RlConfig(Config):
             raise ValueError(
                 f"prompts_per_step={self.prompts_per_step} does not divide into minibatches={self.minibatches}; make it a multiple"
             )
+        if self.trainer.precision == "fp8":
+            raise ValueError(
+                'trainer.precision="fp8" would learn from other log-probabilities than the engine samples with, which has no FP8; '
+                'set trainer.precision and engine.precision to "bfloat16"'
+            )
         if self.trainer.precision != self.engine.precision:
             raise ValueError(
                 f"trainer.precision={self.trainer.precision!r} and engine.precision={self.engine.precision!r} differ; "

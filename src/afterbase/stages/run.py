@@ -12,15 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 
 from afterbase import __version__
 from afterbase.config import Config
+from afterbase.dist import join, leads, several, told
 from afterbase.errors import ConfigError, Stopped
 from afterbase.lineage import digest, storing, sweep, sync, write_atomic
 from afterbase.stages.progress import Progress
 from afterbase.stages.stopping import Stopping
-from afterbase.track import Tracker
+from afterbase.track import Silent, Tracker
 
 RECORD, DONE, LOCK = "inputs.json", "done.json", ".lock"
 MENDABLE = "rewards."  # inputs that may change in the midst of a run: a verifier that fails must be mended to go on
@@ -43,6 +44,8 @@ class StageKind:
     """Numbers for `--dry-run` such as steps and parameters; None reads the well-known keys of the recipe."""
     closing: Callable[[Any, Path], list[RenderableType]] | None = None
     """What to print when a pipeline that holds this stage is done, given its recipe and its directory."""
+    together: bool = False
+    """Whether processes that torchrun starts may run it together."""
 
 
 class Lock:
@@ -76,9 +79,9 @@ class Run:
     runs/<name>/{config.json, inputs.json, metrics.jsonl, timings.jsonl, rollouts/*.jsonl, checkpoints/, done.json}
     """
 
-    def __init__(self, directory: Path, lock: Lock):
+    def __init__(self, directory: Path, lock: Lock | None, tracker: Tracker | None = None):
         self.directory = directory
-        self.tracker = Tracker(directory)
+        self.tracker = tracker or Tracker(directory)
         self.stopping = Stopping()
         self._lock = lock
 
@@ -109,6 +112,11 @@ class Run:
             lock.close()
             raise
 
+    @classmethod
+    def follow(cls, directory: Path) -> Run:
+        """A run that another process writes, and this one helps with."""
+        return cls(directory, None, Silent(directory))
+
     @property
     def done(self) -> bool:
         """Whether the stage finished here, now or earlier."""
@@ -123,11 +131,12 @@ class Run:
 
     def progress(self, total: int, what: str, done: int = 0) -> Progress:
         """A context whose `.advance(n, **numbers)` shows how far the work is; `done` steps were made by an earlier process."""
-        return Progress(total, what, done)
+        return Progress(total, what, done, None if self._lock is not None else Console(quiet=True))
 
     def close(self) -> None:
         """Let another process write this run."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> Run:
         """The run itself."""
@@ -140,7 +149,7 @@ class Run:
 
 def run_stage(name: str, kind: StageKind, config: Config, directory: Path) -> Path:
     """Run a stage to its end in `directory`, or take it up there, and return what it made."""
-    with Run.open(directory, name, config, kind.inputs(config)) as run:
+    with _opened(name, kind, config, directory) as run:
         try:
             with run.stopping:
                 if not run.done:
@@ -152,6 +161,21 @@ def run_stage(name: str, kind: StageKind, config: Config, directory: Path) -> Pa
             raise
         assert run.done, f"stage {name} returned without run.finish"
     return kind.artefact(config, directory)
+
+
+def _opened(name: str, kind: StageKind, config: Config, directory: Path) -> Run:
+    """The run; of processes that run it together the first writes it, and the others see what it found there."""
+    if not several():
+        return Run.open(directory, name, config, kind.inputs(config))
+    if not kind.together:
+        raise ConfigError(f"{name} works in one process, only pretrain and sft in several; start afterbase once, without torchrun")
+    join()
+    if not leads():
+        told()
+        return Run.follow(directory)
+    run = Run.open(directory, name, config, kind.inputs(config))
+    told()
+    return run
 
 
 def changes(directory: Path, stage: str, config: Config, inputs: Mapping[str, Path]) -> list[str] | None:

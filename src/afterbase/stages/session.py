@@ -13,15 +13,18 @@ from torch import Tensor
 
 from afterbase.dist import here
 from afterbase.errors import CheckpointError, ConfigError, LearningError, Stopped
+from afterbase.model.adapter_files import ADAPTER, read_adapter, save_adapter
 from afterbase.model.checkpoint import load_model, save_model
+from afterbase.model.parallel.mesh import Sizes
 from afterbase.model.transformer import Transformer
-from afterbase.records import Batch
+from afterbase.records import Batch, Sample
 from afterbase.stages.generators import generators, restore_generators, seed_generators
 from afterbase.stages.run import Run
 from afterbase.text.tokenizer import Tokenizer
 from afterbase.track import read_metrics
 from afterbase.train.bad_batches import keep_bad_batches
 from afterbase.train.base import Objective
+from afterbase.train.packing import pack
 from afterbase.train.resume import Checkpoints, SavingConfig
 from afterbase.train.trainer import LocalTrainer, TrainerConfig
 
@@ -80,6 +83,8 @@ class Session:
     """Optimizer updates in one step of the run's log."""
     origin: Path | None = None
     """The checkpoint that this process goes on from; None in a fresh run."""
+    base: Path | None = None
+    """The checkpoint that the adapters stand on; None where the model itself learns."""
     companions: dict[str, Companion] = field(default_factory=dict)
     """Other models that learn beside this one, each written into a directory of this name in every checkpoint."""
 
@@ -97,15 +102,21 @@ class Session:
 
         A run that was killed between its final checkpoint and its last word has no steps left, and only says that word.
         """
+        Sizes.of(trainer.mesh, 1)  # a mesh of several processes is refused, not ignored
         checkpoints = Checkpoints(run.directory / "checkpoints", saving)
+        if trainer.lora and not isinstance(source, Path):
+            raise ConfigError("trainer.lora adapts a checkpoint, and this run begins with fresh weights; leave it out, or give a model")
 
-        def learner(model: Transformer) -> LocalTrainer:
-            return LocalTrainer(model, trainer, steps * updates)
+        def begun(source: Path | Callable[[], tuple[Transformer, Tokenizer]], boundary: Boundary, path: Path | None = None) -> Session:
+            model, tokenizer = load_pair(source) if isinstance(source, Path) else source()
+            base = source if trainer.lora else None
+            return cls(run, tokenizer, LocalTrainer(model, trainer, steps * updates), checkpoints, boundary, updates, path, base)
 
         def resumed(path: Path, state: dict[str, Any]) -> Session:
-            model, tokenizer = load_pair(path)
             boundary = Boundary(state["trainer"]["done"], state["cursor"], state["generators"])
-            session = cls(run, tokenizer, learner(model), checkpoints, boundary, updates, path)
+            session = begun(source if trainer.lora else path, boundary, path)
+            if trainer.lora:
+                read_adapter(session.model, trainer.lora, path / ADAPTER)
             session.trainer.restore(state["trainer"])
             restore_generators(boundary.generators)
             return session
@@ -113,10 +124,9 @@ class Session:
         final = checkpoints.directory / "final"
         session = None if final.exists() else checkpoints.resume(resumed)
         if session is None:
-            seed_generators(0)  # nothing of ours draws from them; if something ever does, it is the same in every run
-            source = final if final.exists() else source
-            model, tokenizer = load_pair(source) if isinstance(source, Path) else source()
-            session = cls(run, tokenizer, learner(model), checkpoints, Boundary(0, None, generators()), updates)
+            seed_generators(0)  # only the adapters' dropout draws from them; whatever does draws alike in every run
+            whole = final.exists() and not (trainer.lora and not trainer.lora.merge)
+            session = begun(final if whole else source, Boundary(0, None, generators()))
             session.trainer.done = session.trainer.steps if final.exists() else 0
         run.tracker.rewind(session.step)
         run.stopping.later = True  # from here on there is something to save
@@ -147,6 +157,10 @@ class Session:
         """The model's context length in tokens."""
         return self.model.config.max_position_embeddings
 
+    def batches(self, samples: Sequence[Sample]) -> list[Batch]:
+        """One update's samples, packed."""
+        return pack(samples, self.trainer.config.tokens_per_batch, self.trainer.device)
+
     def learn(self, batches: Sequence[Batch], objective: Objective, companion: str = "") -> dict[str, float]:
         """One optimizer update of the model, or of a companion, over its batches; metrics that are shares of the update add up.
 
@@ -176,7 +190,7 @@ class Session:
         self._stop_when_nothing_is_learned()
         if self.trainer.done == self.trainer.steps:
             return
-        if self.checkpoints.due(self.step):
+        if self._due():
             self._save()
         self.stop_if_asked()
 
@@ -191,13 +205,20 @@ class Session:
             raise Stopped(f"the state after step {self.step} is saved" if self.step else "no step was made yet")
 
     def write(self, directory: Path) -> None:
-        """The model and its tokenizer, in Hugging Face format."""
-        save_model(self.model, directory)
+        """The model and its tokenizer, in Hugging Face format; adapters by themselves, and merged in if they are to be."""
+        lora = self.trainer.config.lora
+        if lora is None or lora.merge:
+            save_model(self.model, directory)
         self.tokenizer.save(directory)
+        if lora:
+            self._write_adapter(directory)
 
     def write_all(self, directory: Path) -> None:
-        """The model, its tokenizer and its companions."""
-        self.write(directory)
+        """What it takes to go on: the model or its adapters, the tokenizer, and the companions."""
+        if self.trainer.config.lora:
+            self._write_adapter(directory)  # what they stand on has not changed
+        else:
+            self.write(directory)
         for name, companion in self.companions.items():
             companion.write(directory / name)
 
@@ -206,6 +227,16 @@ class Session:
         final, best = self.checkpoints.finish(self.write), self.checkpoints.best()
         told = {} if best is None else {"best": {**asdict(best), "checkpoint": "checkpoints/best"}}
         self.run.finish({**summary, **told, "steps": self.trainer.done, "checkpoint": str(final.relative_to(self.run.directory))})
+
+    def _write_adapter(self, directory: Path) -> None:
+        """The adapters in PEFT's format, with the tokenizer beside them."""
+        assert self.base is not None and self.trainer.config.lora is not None, "adapters stand on a checkpoint"
+        (directory / ADAPTER).mkdir()
+        save_adapter(self.model, self.trainer.config.lora, self.base.absolute(), directory / ADAPTER)
+        self.tokenizer.save(directory / ADAPTER)
+
+    def _due(self) -> bool:
+        return self.checkpoints.due(self.step)
 
     def _save(self) -> None:
         at = self.boundary

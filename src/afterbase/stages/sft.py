@@ -17,10 +17,9 @@ from afterbase.model.checkpoint import load_config
 from afterbase.objective.likelihood import Likelihood
 from afterbase.records import Sample
 from afterbase.stages.run import Run, StageKind
-from afterbase.stages.session import Session
+from afterbase.stages.together import begin
 from afterbase.text.chat import sft_sample
 from afterbase.text.tokenizer import Tokenizer
-from afterbase.train.packing import pack
 from afterbase.train.resume import SavingConfig
 from afterbase.train.trainer import TrainerConfig
 
@@ -52,13 +51,13 @@ def run_sft(config: SftConfig, run: Run) -> None:
     """Train from the first step, or from the latest checkpoint, to the last."""
     samples, dropped = _samples(config, Tokenizer.load(config.model), load_config(config.model).max_position_embeddings)
     plan = plan_steps([len(sample.tokens) for sample in samples], config.epochs, config.tokens_per_step, config.seed)
-    session = Session.start(run, config.model, config.trainer, config.saving, len(plan))
+    session = begin(run, config.model, config.trainer, config.saving, len(plan))
     objective = Likelihood()
     with run.progress(len(plan), "sft", session.step) as progress:
         for step in range(session.step, len(plan)):
             began = perf_counter()
             chosen = [samples[index] for index in plan[step]]
-            metrics = session.learn(pack(chosen, config.trainer.tokens_per_batch, session.trainer.device), objective)
+            metrics = session.learn(session.batches(chosen), objective)
             tokens = sum(len(sample.tokens) for sample in chosen)
             run.tracker.log(step, {**metrics, "train/tokens/count": tokens, "train/samples/count": len(chosen)})
             run.tracker.time(step, {"time/step/seconds": perf_counter() - began})
@@ -111,4 +110,8 @@ def _inputs(config: SftConfig) -> dict[str, Path]:
     return {"model": config.model, **{f"data.{number}": file.path for number, file in enumerate(config.data)}}
 
 
-STAGE = StageKind(config=SftConfig, run=run_sft, inputs=_inputs, artefact=lambda config, directory: directory / "checkpoints" / "final")
+def _artefact(config: SftConfig, directory: Path) -> Path:
+    return directory / "checkpoints" / "final"
+
+
+STAGE = StageKind(config=SftConfig, run=run_sft, inputs=_inputs, artefact=_artefact, together=True)

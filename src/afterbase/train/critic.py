@@ -24,6 +24,7 @@ from afterbase.model.transformer import Transformer
 from afterbase.records import Batch, Entropy, Sample
 from afterbase.train.optim import OptimConfig
 from afterbase.train.packing import pack, unpacked
+from afterbase.train.reference import Underneath
 from afterbase.train.schedule import ScheduleConfig
 from afterbase.train.trainer import LocalTrainer, TrainerConfig
 
@@ -31,7 +32,8 @@ WEIGHTS, STATE = "critic.safetensors", "critic_state.pt"
 
 
 class CriticConfig(Config):
-    """Where the critic comes from and how it learns; its precision, balancing and tokens in a batch are the policy's."""
+    """Where the critic comes from and how it learns; its precision, balancing and tokens in a batch are the policy's. It learns as
+    a whole, where the policy has adapters too."""
 
     model: Path | None = None
     """The checkpoint directory that its trunk starts from; unset means the policy's own start."""
@@ -44,7 +46,7 @@ class Critic(LocalTrainer):
 
     def __init__(self, model: Transformer, config: CriticConfig, trainer: TrainerConfig, steps: int) -> None:
         """`model` is a value model, `trainer` the policy's settings and `steps` the length of the schedule."""
-        super().__init__(model, trainer.model_copy(update={"optim": config.optim}), steps)
+        super().__init__(model, trainer.model_copy(update={"optim": config.optim, "lora": None}), steps)
 
     @classmethod
     def start(cls, policy: Path, config: CriticConfig, trainer: TrainerConfig, steps: int, device: torch.device | str = "cpu") -> Critic:
@@ -85,7 +87,7 @@ class Critic(LocalTrainer):
         """What is expected when each learned token is about to be drawn: read one place before it, like its log-probability."""
         rows, head = Take.apply(hidden, batch.picked - 1), self.model.lm_head
         with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 has too few digits for a difference of values
-            return (rows.float() @ head.weight.T + head.bias).squeeze(1), None
+            return (rows.float() @ head.weight.float().T + head.bias).squeeze(1), None
 
 
 def value_model(model: Transformer) -> Transformer:
@@ -99,7 +101,7 @@ def value_model(model: Transformer) -> Transformer:
     return model
 
 
-def scored(trainer: LocalTrainer, samples: Sequence[Sample]) -> list[tuple[float, ...]]:
+def scored(trainer: LocalTrainer | Underneath, samples: Sequence[Sample]) -> list[tuple[float, ...]]:
     """`trainer.score` of every sample's learned tokens: a critic's values, or a reference's log-probabilities."""
     found: list[tuple[float, ...]] = [()] * len(samples)
     for batch in pack(samples, trainer.config.tokens_per_batch, trainer.device):

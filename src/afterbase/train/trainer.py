@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from afterbase.config import Config
 from afterbase.model.balance import Trace, update_bias
 from afterbase.model.checkpoint import hf_weights
+from afterbase.model.fp8 import learn_in_fp8
 from afterbase.model.logprob import token_logprobs, token_statistics
+from afterbase.model.lora import LoraConfig, adapt
+from afterbase.model.parallel.mesh import MeshConfig
 from afterbase.model.rows import Take
 from afterbase.model.transformer import Transformer
 from afterbase.records import Batch, Entropy
 from afterbase.train.base import Objective
-from afterbase.train.optim import OptimConfig, adamw
+from afterbase.train.masters import Masters, halve
+from afterbase.train.optim import OptimConfig, Together, optimizer
 from afterbase.train.schedule import learning_rate
 
 
@@ -28,9 +33,21 @@ class TrainerConfig(Config):
     optim: OptimConfig = OptimConfig()
     """Optimizer and learning rate."""
     tokens_per_batch: int = Field(4096, gt=0)
-    """Tokens in one forward and backward pass; memory grows with it, results do not depend on it."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of matrix products; weights, optimizer state and reductions stay in float32 (bfloat16 by autocast)."""
+    """Tokens in one forward and backward pass, whose gradients add up to the step's; memory grows with it, results do not depend on it."""
+    precision: Literal["float32", "bfloat16", "fp8"] = "float32"
+    """Arithmetic of matrix products; optimizer state and reductions stay in float32 (bfloat16 by autocast). fp8: what bfloat16 is, but the
+    linear layers of attention, dense feed-forwards and shared experts multiply in float8 e4m3, with a scale for each 1 x 128 numbers of
+    their input and 128 x 128 of a weight, while they learn; a GPU of compute capability 8.9 or later does it natively, others as if."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """What matrices are held in. float32: 4 bytes each and 4 of gradient, and on a GPU in bfloat16 2 more for the copies that its products
+    read, with 2 more in an engine. bfloat16: 2 bytes, which products and the engine read as they are, 4 of gradient, and 4 of a float32
+    master that the optimizer updates; wants precision = "bfloat16" or "fp8". The optimizer's moments come on top, 8 bytes with AdamW."""
+    offload: bool = False
+    """Whether masters and moments lie in the host's memory and the update runs there: on the GPU 4 (float32) or 2 (bfloat16) bytes of a
+    weight and 4 of gradient remain, on the host are 16; a step waits for 4 bytes each way."""
+    recompute: int = Field(0, ge=0)
+    """Blocks, from the first on, that keep only what they read, 6 bytes for each token and number of its hidden state (8 in float32),
+    and compute the rest again in the backward pass: a third more arithmetic, the same gradients; more than there are means all of them."""
     mtp: float = Field(0.0, ge=0)
     """lambda in Eq. 24: weight of the multi-token prediction loss; 0 leaves the MTP modules alone."""
     mtp_reaches_trunk: bool = True
@@ -40,6 +57,24 @@ class TrainerConfig(Config):
     """gamma: how far the routing bias moves after each step [V3 Eq. 16]; 0 freezes it."""
     balance_loss: float = Field(1e-4, ge=0)
     """alpha in Eq. 17: weight of the sequence-wise balance loss; 0 computes none."""
+    lora: LoraConfig | None = None
+    """Adapters that learn in the model's place [Hu et al. 2021]; unset: the model itself learns."""
+    mesh: MeshConfig = MeshConfig()
+    """How processes that torchrun starts together share the work."""
+
+    @model_validator(mode="after")
+    def _half_weights_in_half_products(self) -> TrainerConfig:
+        if self.weights == "bfloat16" and self.precision == "float32":
+            raise ValueError('weights = "bfloat16" would be multiplied in float32; set precision = "bfloat16" too')
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_can_learn_so(self) -> TrainerConfig:
+        if self.lora and self.lora.dropout and self.recompute:
+            raise ValueError("recompute would draw another lora.dropout the second time; set one of them to 0")
+        if self.lora and self.mtp and not self.mtp_reaches_trunk:
+            raise ValueError("lora adapts the trunk alone, so an MTP loss that does not reach it moves nothing; set mtp = 0")
+        return self
 
 
 class LocalTrainer:
@@ -49,7 +84,12 @@ class LocalTrainer:
         """`steps` is the length of the schedule."""
         self.model, self.config, self.steps = model, config, steps
         self.device = next(model.parameters()).device
-        self.optimizer = adamw(model, config.optim)
+        if config.weights == "bfloat16":
+            halve(model)
+        if config.lora:
+            adapt(model, config.lora)  # after the rounding: what learns stays in float32
+        if config.precision == "fp8":
+            learn_in_fp8(model)
         self.trace = Trace(config.balance_loss)
         self.losses: list[Tensor] = []
         """Of the batches since the last step, one each."""
@@ -59,10 +99,20 @@ class LocalTrainer:
         self.skipped = 0
         """Updates in a row, up to now, that were skipped."""
 
+    @cached_property
+    def masters(self) -> Masters:
+        """What the optimizer updates; made when it is first needed, for a reference model never learns."""
+        return Masters([p for p in self.model.parameters() if p.requires_grad], self.config.offload)
+
+    @cached_property
+    def optimizer(self) -> torch.optim.AdamW | Together:
+        """Of the masters."""
+        return optimizer(self.model, self.config.optim, self.masters.updated)
+
     def forward_backward(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Add one batch's gradient; returns its share of the step's metrics."""
         with self._autocast():
-            hidden = self.model(batch.tokens, batch.segments, trace=self.trace)
+            hidden = self.model(batch.tokens, batch.segments, trace=self.trace, recompute=self.config.recompute)
             logprobs, entropy = self._statistics(hidden, batch, objective.entropy)
             loss, metrics = objective(logprobs, batch, entropy)
             if self.config.mtp and len(self.model.mtp):
@@ -88,9 +138,12 @@ class LocalTrainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         finite = bool(torch.stack([norm, *self.losses]).isfinite().all())  # one question to the device for all of them
         if finite:
+            self.masters.take_gradients()
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        busiest = update_bias(self.trace.loads, self.config.balance_speed) if finite else {}
+            self.masters.give_back()
+        self.model.zero_grad(set_to_none=True)
+        speed = 0.0 if self.config.lora else self.config.balance_speed
+        busiest = update_bias(self.trace.loads, speed) if finite else {}
         self.trace, self.losses, self.judged = Trace(self.config.balance_loss), [], self.losses
         self.done += 1
         self.skipped = 0 if finite else self.skipped + 1
@@ -104,20 +157,22 @@ class LocalTrainer:
             return self._statistics(self.model(batch.tokens, batch.segments), batch, "unused")[0]
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The trained tensors themselves, under their Hugging Face names."""
+        """The model's tensors themselves, under their Hugging Face names; adapters apart from what they stand on."""
         return hf_weights(self.model)
 
     def state(self) -> dict[str, Any]:
         """Everything besides the weights that the next step depends on."""
-        return {"done": self.done, "skipped": self.skipped, "optimizer": self.optimizer.state_dict()}
+        masters = {"masters": self.masters.state()} if self.masters.pairs else {}
+        return {"done": self.done, "skipped": self.skipped, "optimizer": self.optimizer.state_dict(), **masters}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on exactly where `state` was taken."""
         self.done, self.skipped = state["done"], state["skipped"]
         self.optimizer.load_state_dict(state["optimizer"])
+        self.masters.restore(state.get("masters", []))
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision != "float32")
 
     def _statistics(self, hidden: Float[Tensor, "T d"], batch: Batch, entropy: Entropy) -> tuple[Tensor, Tensor | None]:
         """Each learned token's log-probability and its distribution's entropy, read one place before it."""

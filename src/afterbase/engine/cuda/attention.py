@@ -1,6 +1,7 @@
 """Attention of one new token per row over the slot cache: head norms, rotation, cache write and softmax in one kernel.
 
-`remember` is the part of it that prompts need, whose attention is FlashAttention's.
+`remember` is the part of it that prompts need, whose attention is the trainer's. What it computes of a token is bit for bit what the
+trainer computes (`model.cuda.heads`).
 
 The query heads that share a key head are one matrix, so a row's memory is read once. Each row is read up to its own length, which stays
 on the device. Where rows are few, several programs share a row and a second kernel joins their parts.
@@ -8,6 +9,7 @@ on the device. Where rows are few, several programs share a row and a second ker
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +18,9 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from afterbase.model.cuda.heads import SPAN, TOKENS, absorb, fold, nothing, shrinkage, total, turn
 from afterbase.model.cuda.launch import on
 
-BLOCK = 64
-"""Remembered tokens that one turn of the loop reads."""
 PROGRAMS = 264
 """Programs that keep a large GPU busy, two for each of its multiprocessors; with fewer, rows are split."""
 MOST_SPLITS = 16
@@ -36,63 +37,75 @@ def _turned(heads, rows, inside, weight, cos, sin, position, eps, NORM: tl.const
     kind = own.dtype
     own, other = own.to(tl.float32), other.to(tl.float32)
     if NORM:  # rounded before the weight multiplies, as the model's norm does
-        inverse = tl.rsqrt(tl.sum(own * own, axis=1) / WIDTH + eps)[:, None]
+        inverse = shrinkage(own, WIDTH, eps)[:, None]
         own = (own * inverse).to(kind).to(tl.float32) * tl.load(weight + width)[None, :]
         other = (other * inverse).to(kind).to(tl.float32) * tl.load(weight + partner)[None, :]
     angle = position * half + width % half
     sine = tl.load(sin + angle) * tl.where(width < half, -1.0, 1.0)
-    return (own * tl.load(cos + angle)[None, :] + other * sine[None, :]).to(kind)
+    return turn(own, other, tl.load(cos + angle)[None, :], sine[None, :]).to(kind)
 
 
 @triton.jit
 def _attend(
     qkv, q_weight, k_weight, cos, sin, lengths, done, keys, values, mixed, peaks, sums,
-    eps, scale, room,
+    eps, slope, room,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr,
-    NORM: tl.constexpr, SPLITS: tl.constexpr, TOKENS: tl.constexpr,
+    NORM: tl.constexpr, SPLITS: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     row, head, part = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     live = tl.load(done + row) == 0
-    position = tl.where(live, tl.load(lengths + row), 0)  # a row that is done reads nothing and leaves the memory as it is
+    position = tl.where(live, tl.load(lengths + row), 0)
     width, member, token, only = tl.arange(0, WIDTH), tl.arange(0, PADDED), tl.arange(0, TOKENS), tl.arange(0, 1)
     here, inside = qkv + row * (HEADS + 2 * KV_HEADS) * WIDTH, member < GROUP
+    base = (row * KV_HEADS + head) * room * WIDTH
+
+    # Whoever reads the new token's span puts it into the memory first; a row that is done leaves the memory as it is.
+    if live & (position // SPAN % SPLITS == part):
+        new_key = _turned(here, (HEADS + head + only) * WIDTH, only == 0, k_weight, cos, sin, position, eps, NORM, WIDTH)
+        new_value = tl.load(here + (HEADS + KV_HEADS + head + only[:, None]) * WIDTH + width[None, :])
+        place = base + (position + only[:, None]) * WIDTH + width[None, :]
+        tl.store(keys + place, new_key)
+        tl.store(values + place, new_value)
     queries = _turned(here, (head * GROUP + member) * WIDTH, inside, q_weight, cos, sin, position, eps, NORM, WIDTH)
-    new_key = _turned(here, (HEADS + head + only) * WIDTH, only == 0, k_weight, cos, sin, position, eps, NORM, WIDTH)
-    new_value = tl.load(here + (HEADS + KV_HEADS + head + only[:, None]) * WIDTH + width[None, :])
-
-    # The first part takes the new token itself, which nobody needs to read back; it also puts it into the memory.
-    base, first = (row * KV_HEADS + head) * room * WIDTH, part == 0
-    place = base + (position + only[:, None]) * WIDTH + width[None, :]
-    tl.store(keys + place, new_key, mask=live & first)
-    tl.store(values + place, new_value, mask=live & first)
-    peak = tl.where(first, tl.sum(queries.to(tl.float32) * new_key.to(tl.float32), axis=1) * scale, -float("inf"))
-    weight = tl.where(first, tl.full((PADDED,), 1.0, tl.float32), 0.0)
-    mix = tl.where(first, tl.zeros((PADDED, WIDTH), tl.float32) + new_value.to(tl.float32), 0.0)
-
-    share = tl.cdiv(tl.cdiv(position, SPLITS), TOKENS) * TOKENS
-    end = tl.minimum(position, (part + 1) * share)
-    for start in range(part * share, end, TOKENS):
-        seen = start + token < end
-        cell = base + (start + token)[:, None] * WIDTH + width[None, :]
-        key = tl.load(keys + cell, mask=seen[:, None], other=0.0)
-        scores = tl.where(seen[None, :], tl.dot(queries, tl.trans(key)) * scale, -float("inf"))
-        higher = tl.maximum(peak, tl.max(scores, axis=1))
-        shares = tl.exp(scores - higher[:, None])
-        shrink = tl.exp(peak - higher)
-        weight = weight * shrink + tl.sum(shares, axis=1)
-        value = tl.load(values + cell, mask=seen[:, None], other=0.0)
-        mix = mix * shrink[:, None] + tl.dot(shares.to(value.dtype), value)
-        peak = higher
+    tl.debug_barrier()
 
     query = head * GROUP + member
+    peak, weight, mix = nothing(PADDED, WIDTH)
+    for span in range(part * SPAN, position + 1, SPLITS * SPAN):
+        top, mass, blend = nothing(PADDED, WIDTH)
+        for start in range(span, tl.minimum(span + SPAN, position + 1), TOKENS):
+            seen = start + token <= position
+            there = (seen & live)[:, None]  # a row that is done finds a zero and reads nothing
+            cell = base + (start + token)[:, None] * WIDTH + width[None, :]
+            key = tl.load(keys + cell, mask=there, other=0.0)
+            value = tl.load(values + cell, mask=there, other=0.0)
+            scores = tl.where(seen[None, :], tl.dot(queries, tl.trans(key)), -float("inf"))
+            top, mass, blend = absorb(scores, value, top, mass, blend, slope)
+        if SPLITS == 1:
+            peak, weight, mix = fold(peak, weight, mix, top, mass, blend)
+        else:
+            slot = (row * HEADS + query) * tl.cdiv(room, SPAN) + span // SPAN
+            tl.store(mixed + slot[:, None] * WIDTH + width[None, :], blend, mask=inside[:, None])
+            tl.store(peaks + slot, top, mask=inside)
+            tl.store(sums + slot, total(mass), mask=inside)
     if SPLITS == 1:
         to = mixed + (row * HEADS + query)[:, None] * WIDTH + width[None, :]
-        tl.store(to, (mix / weight[:, None]).to(mixed.dtype.element_ty), mask=inside[:, None])
-    else:
-        slot = (row * HEADS + query) * SPLITS + part
-        tl.store(mixed + slot[:, None] * WIDTH + width[None, :], mix, mask=inside[:, None])
-        tl.store(peaks + slot, peak, mask=inside)
-        tl.store(sums + slot, weight, mask=inside)
+        tl.store(to, (mix / total(weight)[:, None]).to(mixed.dtype.element_ty), mask=inside[:, None])
+
+
+@triton.jit
+def _fold(parts, peaks, sums, lengths, done, mixed, room, HEADS: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr):
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    end = tl.where(tl.load(done + row) == 0, tl.load(lengths + row), 0) + 1
+    width, only = tl.arange(0, WIDTH), tl.arange(0, 1)
+    first = (row * HEADS + head) * tl.cdiv(room, SPAN)
+    peak, weight, mix = nothing(1, WIDTH)
+    for span in tl.range(0, tl.cdiv(end, SPAN), loop_unroll_factor=4):
+        slot = first + span + only
+        blend = tl.load(parts + slot[:, None] * WIDTH + width[None, :])
+        peak, weight, mix = fold(peak, weight, mix, tl.load(peaks + slot), tl.load(sums + slot)[:, None], blend)
+    to = mixed + (row * HEADS + head) * WIDTH + width[None, :]
+    tl.store(to, (mix / total(weight)[:, None]).to(mixed.dtype.element_ty))
 
 
 @triton.jit
@@ -155,21 +168,22 @@ def decode_attention(
     splits: int | None = None,
 ) -> Float[Tensor, "n query"]:
     """Write each row's new key and value at its length, and attend to everything up to there; rows that are `done` write nothing."""
-    rows, group = len(qkv), heads.queries // heads.keys
-    splits = splits or parts_of(rows * heads.keys)
+    rows, group, room = len(qkv), heads.queries // heads.keys, memories[0].shape[2]
+    splits = splits or min(parts_of(rows * heads.keys), triton.cdiv(room, SPAN))
     mixed = qkv.new_empty(rows, heads.queries * heads.width)
     parts, peaks, sums = mixed, mixed, mixed
     if splits > 1:
-        parts = torch.empty(rows * heads.queries, splits, heads.width, device=qkv.device)
-        peaks, sums = torch.empty(2, rows * heads.queries, splits, device=qkv.device)
-    shape = heads.queries, heads.keys, group, max(16, triton.next_power_of_2(group)), heads.width, norms is not None, splits, BLOCK
+        spans = triton.cdiv(room, SPAN)
+        parts = torch.empty(rows * heads.queries, spans, heads.width, device=qkv.device)
+        peaks, sums = torch.empty(2, rows * heads.queries, spans, device=qkv.device)
+    shape = heads.queries, heads.keys, group, max(16, triton.next_power_of_2(group)), heads.width, norms is not None, splits, TOKENS, SPAN
     with on(qkv):
         _attend[(rows, heads.keys, splits)](
             qkv, *(norms or (heads.cos, heads.cos)), heads.cos, heads.sin, lengths, done, *memories, parts, peaks, sums,
-            heads.eps, heads.width**-0.5, memories[0].shape[2], *shape, num_warps=4, num_stages=3,
+            heads.eps, heads.width**-0.5 / math.log(2), room, *shape, num_warps=4, num_stages=3 if heads.width < 128 else 2,
         )  # fmt: skip
         if splits > 1:
-            _join[(rows * heads.queries,)](parts, peaks, sums, mixed, heads.width, splits, num_warps=1)
+            _fold[rows, heads.queries](parts, peaks, sums, lengths, done, mixed, room, heads.queries, heads.width, SPAN, num_warps=1)
     return mixed
 
 

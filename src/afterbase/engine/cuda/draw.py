@@ -34,17 +34,16 @@ def _uniform(key, count):
 
 
 @triton.jit
-def _scaled(logits, temperature, row, column, inside, vocabulary):
-    heat = tl.load(temperature + row)
+def _scaled(logits, heat, row, column, inside, vocabulary):
     values = tl.load(logits + row * vocabulary + column, mask=inside, other=-float("inf")).to(tl.float32)
     return values / tl.where(heat > 0, heat, 1.0)
 
 
 @triton.jit
-def _tally(logits, temperature, tops, sums, bests, vocabulary, CHUNKS: tl.constexpr, CHUNK: tl.constexpr):
+def _tally(logits, temperature, tops, sums, bests, vocabulary, CHUNKS: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr):
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = chunk * CHUNK + tl.arange(0, CHUNK)
-    values = _scaled(logits, temperature, row, column, column < vocabulary, vocabulary)
+    values = _scaled(logits, tl.load(temperature + row // WIDTH), row, column, column < vocabulary, vocabulary)
     top = tl.max(values, axis=0)
     finite = tl.where(top == -float("inf"), 0.0, top)
     tl.store(tops + row * CHUNKS + chunk, top)
@@ -65,42 +64,52 @@ def _found(mass, target, index, LAST: tl.constexpr):
 @triton.jit
 def _pick(
     logits, temperature, keys, counts, tops, sums, bests, tokens, logprobs,
-    vocabulary, CHUNKS: tl.constexpr, PADDED: tl.constexpr, CHUNK: tl.constexpr,
+    vocabulary, stride, ahead, CHUNKS: tl.constexpr, PADDED: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    owner, heat = row // WIDTH, tl.load(temperature + row // WIDTH)
     chunk = tl.arange(0, PADDED)
     peaks = tl.load(tops + row * CHUNKS + chunk, mask=chunk < CHUNKS, other=-float("inf"))
     top = tl.max(peaks, axis=0)
     mass = (tl.load(sums + row * CHUNKS + chunk, mask=chunk < CHUNKS, other=0.0) * tl.exp(peaks - top)).to(tl.float64)
     total = tl.sum(mass, axis=0)
-    target = _uniform(tl.load(keys + row), tl.load(counts + row)) * total
+    target = _uniform(tl.load(keys + owner), tl.load(counts + owner) + row % WIDTH + ahead) * total
     chosen = _found(mass, target, chunk, PADDED)
     target -= tl.sum(tl.where(chunk < chosen, mass, 0.0), axis=0)
     column = chosen * CHUNK + tl.arange(0, CHUNK)
-    values = _scaled(logits, temperature, row, column, column < vocabulary, vocabulary)
+    values = _scaled(logits, heat, row, column, column < vocabulary, vocabulary)
     token = _found(tl.exp(values - top).to(tl.float64), target, column, 2147483647)
     best = tl.load(bests + row * CHUNKS + tl.minimum(tl.argmax(peaks, axis=0), CHUNKS - 1))
-    token = tl.minimum(tl.where(tl.load(temperature + row) > 0, token, best), vocabulary - 1)
-    value = _scaled(logits, temperature, row, token, token < vocabulary, vocabulary)
-    tl.store(tokens + row, token.to(tl.int64))
+    token = tl.minimum(tl.where(heat > 0, token, best), vocabulary - 1)
+    value = _scaled(logits, heat, row, token, token < vocabulary, vocabulary)
+    tl.store(tokens + row * stride, token.to(tl.int64))
     tl.store(logprobs + row, value - top - tl.log(total.to(tl.float32)))
 
 
 def drawn(
-    logits: Float[Tensor, "n V"], temperature: Float[Tensor, "n"], keys: Int[Tensor, "n"], counts: Int[Tensor, "n"]
-) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
-    """One token a row and its log-probability at the row's temperature; a greedy row's at temperature 1."""
+    logits: Float[Tensor, "T V"],
+    temperature: Float[Tensor, "n"],
+    keys: Int[Tensor, "n"],
+    counts: Int[Tensor, "n"],
+    width: int = 1,
+    ahead: int = 0,
+    into: Int[Tensor, "T"] | None = None,
+) -> tuple[Int[Tensor, "T"], Float[Tensor, "T"]]:
+    """A token and its log-probability at the row's temperature, a greedy row's at temperature 1, for each of T = n w places.
+
+    The first place of a row is its draw number `counts` + `ahead`. Tokens are written into `into`, if there is one.
+    """
     rows, vocabulary = logits.shape
     chunk = min(CHUNK, triton.next_power_of_2(vocabulary))
     chunks = triton.cdiv(vocabulary, chunk)
     tops, sums = torch.empty(2, rows, chunks, device=logits.device)
     bests = torch.empty(rows, chunks, dtype=torch.int32, device=logits.device)
-    tokens, logprobs = torch.empty_like(keys), torch.empty_like(temperature)
+    tokens, logprobs = keys.new_empty(rows) if into is None else into, temperature.new_empty(rows)
     with on(logits):
-        _tally[(rows, chunks)](logits, temperature, tops, sums, bests, vocabulary, chunks, chunk, num_warps=4)
+        _tally[(rows, chunks)](logits, temperature, tops, sums, bests, vocabulary, chunks, chunk, width, num_warps=4)
         _pick[(rows,)](
             logits, temperature, keys, counts, tops, sums, bests, tokens, logprobs,
-            vocabulary, chunks, triton.next_power_of_2(chunks), chunk, num_warps=8,
+            vocabulary, tokens.stride(0), ahead, chunks, triton.next_power_of_2(chunks), chunk, width, num_warps=8,
         )  # fmt: skip
     return tokens, logprobs
 

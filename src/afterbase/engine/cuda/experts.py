@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from afterbase.model.cuda.launch import on
 
@@ -19,8 +20,23 @@ BLOCK = 64
 """Columns of a matrix that one program multiplies, and numbers of each that one turn of the loop reads."""
 SCANNED = 1024
 """Choices that are looked through at a time."""
+FEW, LINES = 8, 4
+"""Tokens that are scored one by one, and experts that one program scores them for."""
 COLUMNS = 1024
 """Numbers that one program adds up."""
+
+
+@triton.jit
+def _score(tokens, weight, scores, width, experts, LINES: tl.constexpr, COLUMNS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    expert, part = tl.program_id(1) * LINES + tl.arange(0, LINES), tl.arange(0, COLUMNS)
+    total = tl.zeros((LINES, COLUMNS), tl.float32)
+    for start in range(0, width, COLUMNS):
+        column = start + part
+        there = (expert[:, None] < experts) & (column[None, :] < width)
+        x = tl.load(tokens + row * width + column, mask=column < width, other=0.0).to(tl.float32)
+        total += x[None, :] * tl.load(weight + expert[:, None] * width + column[None, :], mask=there, other=0.0)
+    tl.store(scores + row * experts + expert, tl.sum(total, axis=1), mask=expert < experts)
 
 
 @triton.jit
@@ -119,7 +135,7 @@ def _leave(hidden, down, order, starts, outputs, width, inner, ROWS: tl.constexp
 
 
 @triton.jit
-def _gather(outputs, gates, shared, out, width, COPIES: tl.constexpr, COLUMNS: tl.constexpr):
+def _gather(outputs, gates, shared, out, width, COPIES: tl.constexpr, COLUMNS: tl.constexpr, SHARED: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < width
@@ -129,8 +145,20 @@ def _gather(outputs, gates, shared, out, width, COPIES: tl.constexpr, COLUMNS: t
         gate = tl.load(gates + row * COPIES + copy).to(kind).to(tl.float32)
         output = tl.load(outputs + (row * COPIES + copy) * width + column, mask=inside, other=0.0).to(tl.float32)
         total += (output * gate).to(kind).to(tl.float32)
-    total = total.to(kind).to(tl.float32) + tl.load(shared + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    if SHARED:
+        total = total.to(kind).to(tl.float32) + tl.load(shared + row * width + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * width + column, total.to(kind), mask=inside)
+
+
+def scored(tokens: Float[Tensor, "n d"], weight: Float[Tensor, "E d"]) -> Float[Tensor, "n E"]:
+    """Each token's affinities before the sigmoid, in float32; few tokens in one kernel, where a product of its own takes up to three."""
+    (rows, width), experts = tokens.shape, len(weight)
+    if rows > FEW:
+        return F.linear(tokens.float(), weight)
+    scores = torch.empty(rows, experts, device=tokens.device)
+    with on(tokens):
+        _score[rows, triton.cdiv(experts, LINES)](tokens, weight, scores, width, experts, LINES, COLUMNS // 2, num_warps=4)
+    return scores
 
 
 def routed(
@@ -154,21 +182,21 @@ def experts_of(
     chosen: Int[Tensor, "n K"],
     gates: Float[Tensor, "n K"],
     weights: tuple[Float[Tensor, "E inner d"], Float[Tensor, "E inner d"], Float[Tensor, "E d inner"]],
-    shared: Float[Tensor, "n d"],
+    shared: Float[Tensor, "n d"] | None,
 ) -> Float[Tensor, "n d"]:
-    """The gated sum of each row's experts, and what the shared ones gave."""
+    """The gated sum of each row's experts, and what the shared ones gave, where there are any."""
     (rows, width), copies, total = tokens.shape, chosen.shape[1], chosen.numel()
     gate, up, down = weights
     experts, inner = gate.shape[:2]
     order = torch.empty(total, dtype=torch.int32, device=tokens.device)
     starts = torch.empty(experts + 1, dtype=torch.int32, device=tokens.device)
     hidden, outputs = tokens.new_empty(total, inner), tokens.new_empty(total, width)
-    out = torch.empty_like(shared)
+    out = torch.empty_like(tokens)
     lines = min(64, max(16, triton.next_power_of_2(2 * total // experts)))
     with on(tokens):
         _sort[(experts,)](chosen, order, starts, total, SCANNED, num_warps=4)
         blocks = triton.cdiv(inner, BLOCK), triton.cdiv(width, BLOCK)
         _enter[experts, blocks[0]](tokens, gate, up, order, starts, hidden, width, inner, copies, lines, BLOCK, num_warps=4, num_stages=3)
         _leave[experts, blocks[1]](hidden, down, order, starts, outputs, width, inner, lines, BLOCK, num_warps=4, num_stages=3)
-        _gather[rows, triton.cdiv(width, COLUMNS)](outputs, gates, shared, out, width, copies, COLUMNS, num_warps=4)
+        _gather[rows, triton.cdiv(width, COLUMNS)](outputs, gates, shared, out, width, copies, COLUMNS, shared is not None, num_warps=4)
     return out

@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from afterbase.engine.cuda.experts import experts_of, routed
+from afterbase.engine.cuda.experts import experts_of, routed, scored
 from afterbase.engine.cuda.mla import Latents, attend_latents, compress
 from afterbase.engine.cuda.runner import GraphRunner
-from afterbase.engine.runner import renew
+from afterbase.engine.runner import in_training, renew
 from afterbase.model.block import Block
 from afterbase.model.cache import Cache, CacheStep
 from afterbase.model.mla import MLA
@@ -44,9 +44,9 @@ class LatentLayer:
     """W^O."""
     out_bias: Float[Tensor, "d"] | None
     """Its bias, when the model has one."""
-    gate_up: Float[Tensor, "two_inner d"]
-    """Gate and up projections, of a dense layer or of the shared experts, stacked."""
-    down: Float[Tensor, "d inner"]
+    gate_up: Float[Tensor, "two_inner d"] | None
+    """Gate and up projections, of a dense layer or of the shared experts, stacked; None where no expert is shared."""
+    down: Float[Tensor, "d inner"] | None
     """Down projection of the same."""
     expert_gate: Float[Tensor, "E inner d"] | None
     """Gate projections of the routed experts; None in a dense layer."""
@@ -81,8 +81,8 @@ def _parts(block: Block) -> dict[str, list[Tensor]]:
         "up": [attention.kv_b_proj.weight],
         "out": [attention.o_proj.weight],
         "out_bias": [] if attention.o_proj.bias is None else [attention.o_proj.bias],
-        "gate_up": [dense.gate_proj.weight, dense.up_proj.weight],
-        "down": [dense.down_proj.weight],
+        "gate_up": [] if dense is None else [dense.gate_proj.weight, dense.up_proj.weight],
+        "down": [] if dense is None else [dense.down_proj.weight],
         "expert_gate": [mlp.experts.gate_proj] if routing else [],
         "expert_up": [mlp.experts.up_proj] if routing else [],
         "expert_down": [mlp.experts.down_proj] if routing else [],
@@ -92,15 +92,19 @@ def _parts(block: Block) -> dict[str, list[Tensor]]:
 class LatentRunner(GraphRunner):
     """Decodes from half-precision copies of the weights, which `refresh` fills anew in place; routers and norms are the model's own."""
 
+    steady = False
     heads: Latents | None
 
     @staticmethod
     def fits(model: Transformer) -> bool:
-        """Whether this model's steps can be recorded: latent attention that the kernel has room for, float32 weights."""
+        """Whether this model's steps can be recorded: latent attention that the kernel has room for, V3's routing, in training."""
         config = model.config
-        if not config.is_mla or config.mlp_bias or model.lm_head.weight.dtype != torch.float32:
+        if not config.is_mla or config.mlp_bias or not in_training(model):
             return False
-        return config.kv_lora_rank <= WIDEST[0] and config.qk_rope_head_dim <= WIDEST[1]
+        return config.has_v3_experts and config.kv_lora_rank <= WIDEST[0] and config.qk_rope_head_dim <= WIDEST[1]
+
+    def _few(self) -> dict[torch.Size, float]:
+        return {}  # the absorbed form adds in other orders than the trainer anyway
 
     def _layer(self, block: Block) -> LatentLayer:
         return LatentLayer.of(block, self.dtype)
@@ -120,31 +124,55 @@ class LatentRunner(GraphRunner):
 
     def _logits(self, tokens: Int[Tensor, "n"], lengths: Int[Tensor, "n"], done: Int[Tensor, "n"], cache: Cache) -> Float[Tensor, "n V"]:
         """The head's output after one token for each of the first rows of the cache."""
+        return self.logits(self.states(tokens, lengths, done, cache))
+
+    def states(
+        self, tokens: Int[Tensor, "T"], lengths: Int[Tensor, "n"], done: Int[Tensor, "n"], cache: Cache, width: int = 1
+    ) -> Float[Tensor, "T d"]:
+        """The final states of `width` new tokens for each of the first rows of the cache, ready for the head."""
         with torch.autocast(tokens.device.type, enabled=False):
             trunk = self.model.model
-            hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight), None
+            hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight).float(), None
             for block, layer, (memory,) in zip(trunk.layers, self.layers, cache.layers, strict=False):  # a cache may have a drafter's too
-                normal = self._add(hidden, delta, block.input_layernorm)
-                delta = self._attention(normal, block.self_attn, layer, lengths, done, memory)
-                delta = self._feed_forward(self._add(hidden, delta, block.post_attention_layernorm), block, layer)
-            return self.logits(self._add(hidden, delta, trunk.norm))
+                delta = self.block(hidden, delta, block, layer, lengths, done, memory, width)
+            return self._add(hidden, delta, trunk.norm)
 
-    def _attention(self, normal: Tensor, attention: MLA, layer: LatentLayer, lengths: Tensor, done: Tensor, memory: Tensor) -> Tensor:
+    def block(
+        self,
+        hidden: Float[Tensor, "T d"],
+        delta: Float[Tensor, "T d"] | None,
+        block: Block,
+        layer: LatentLayer,
+        lengths: Int[Tensor, "n"],
+        done: Int[Tensor, "n"],
+        memory: Float[Tensor, "rows 1 room rank"],
+        width: int,
+    ) -> Float[Tensor, "T d"]:
+        """What one layer wants added to the residual stream `hidden`, to which `delta` and its attention's part are added in place."""
+        delta = self._attention(self._add(hidden, delta, block.input_layernorm), block.self_attn, layer, lengths, done, memory, width)
+        return self._feed_forward(self._add(hidden, delta, block.post_attention_layernorm), block, layer)
+
+    def _attention(
+        self, normal: Tensor, attention: MLA, layer: LatentLayer, lengths: Tensor, done: Tensor, memory: Tensor, width: int
+    ) -> Tensor:
         """One layer's attention."""
         compressed = layer.queries is not None
         norms = attention.q_a_layernorm.weight if compressed else None, attention.kv_a_layernorm.weight
-        queries = compress(F.linear(normal, layer.enter, layer.enter_bias), norms, self.heads, lengths, done, memory)
+        queries = compress(F.linear(normal, layer.enter, layer.enter_bias), norms, self.heads, lengths, done, memory, width)
         queries = F.linear(queries, layer.queries) if compressed else queries
         up = layer.up.unflatten(0, (self.heads.heads, -1))
-        return F.linear(attend_latents(queries, up, self.heads, lengths, done, memory), layer.out, layer.out_bias)
+        return F.linear(attend_latents(queries, up, self.heads, lengths, done, memory, width=width), layer.out, layer.out_bias)
 
     def _feed_forward(self, normal: Tensor, block: Block, layer: LatentLayer) -> Tensor:
         """A dense layer, or shared and routed experts."""
-        dense = F.linear(self._gated(*F.linear(normal, layer.gate_up).chunk(2, dim=1)), layer.down)
+        dense = None
+        if layer.gate_up is not None:
+            dense = F.linear(self._gated(*F.linear(normal, layer.gate_up).chunk(2, dim=1)), layer.down)
         if layer.expert_gate is None:
             return dense
         config, router = self.model.config, block.mlp.gate
-        affinities = F.linear(normal.float(), router.weight)
         limits = config.n_group, config.topk_group, config.num_experts_per_tok
-        choice = routed(affinities, router.e_score_correction_bias, *limits, config.norm_topk_prob, config.routed_scaling_factor)
+        choice = routed(
+            scored(normal, router.weight), router.e_score_correction_bias, *limits, config.norm_topk_prob, config.routed_scaling_factor
+        )
         return experts_of(normal, *choice, (layer.expert_gate, layer.expert_up, layer.expert_down), dense)

@@ -1,9 +1,10 @@
-"""Latent attention of one new token per row, absorbed: every head is a query on the row's one memory of latents.  [V3 Eq. 1-11]
+"""Latent attention of a row's new tokens, absorbed: every head is a query on the row's one memory of latents.  [V3 Eq. 1-11]
 
 Legend: c^{KV} latent, k^R shared rotary key, q^C and q^R query parts, W^{UK} and W^{UV} the two halves of kv_b_proj.
 
 W^{UK} has moved into the query, so the latents are keys and values at once and are read once for all the heads of a program. Two kernels:
-one writes the new latent and rotary key into the memory, the other attends. Where rows are few, several programs share a row.
+one writes the new latents and rotary keys into the memory, the other attends. Where rows are few, several programs share a row.
+A row has one new token, or as many as are verified at once: then each is a query of its own, which ends at its own position.
 """
 
 from __future__ import annotations
@@ -85,15 +86,16 @@ def _rotated(parts, inside, cos, sin, position, column, ROPE: tl.constexpr, INTE
 def _compress(
     entered, q_weight, weight, cos, sin, lengths, done, queries, memory, eps, room,
     QUERY: tl.constexpr, QUERY_RANK: tl.constexpr, Q_PADDED: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
-    ROPE: tl.constexpr, ROPE_PADDED: tl.constexpr, INTERLEAVED: tl.constexpr,
+    ROPE: tl.constexpr, ROPE_PADDED: tl.constexpr, INTERLEAVED: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
+    new = tl.program_id(0).to(tl.int64)
+    row = new // WIDTH
     live = tl.load(done + row) == 0
-    position = tl.where(live, tl.load(lengths + row), 0)
-    here = entered + row * (QUERY + RANK + ROPE)
+    position = tl.where(live, tl.load(lengths + row) + new % WIDTH, 0)
+    here = entered + new * (QUERY + RANK + ROPE)
     if QUERY_RANK > 0:
         column = tl.arange(0, Q_PADDED)
-        _normalized(here, q_weight, queries + row * QUERY_RANK, column < QUERY_RANK, QUERY_RANK, eps, column)
+        _normalized(here, q_weight, queries + new * QUERY_RANK, column < QUERY_RANK, QUERY_RANK, eps, column)
     place = memory + (row * room + position) * (RANK + ROPE)  # a row that is done leaves the memory as it is
     column = tl.arange(0, PADDED)
     _normalized(here + QUERY, weight, place, live & (column < RANK), RANK, eps, column)
@@ -107,16 +109,18 @@ def _attend_latents(
     absorbed, queries, cos, sin, lengths, done, memory, mixed, peaks, sums, stride, scale, room, splits,
     HEADS: tl.constexpr, BLOCK: tl.constexpr, NOPE: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
     ROPE: tl.constexpr, ROPE_PADDED: tl.constexpr, INTERLEAVED: tl.constexpr, SPLIT: tl.constexpr, TOKENS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
-    row, part = tl.program_id(0).to(tl.int64), tl.program_id(2)
+    new, part = tl.program_id(0).to(tl.int64), tl.program_id(2)
+    row = new // WIDTH
     live = tl.load(done + row) == 0
-    length = tl.where(live, tl.load(lengths + row), 0)
+    length = tl.where(live, tl.load(lengths + row) + new % WIDTH, 0)
     head, column, turn = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, PADDED), tl.arange(0, ROPE_PADDED)
     token, inside = tl.arange(0, TOKENS), head < HEADS
     narrow, turning = column[None, :] < RANK, turn[None, :] < ROPE
-    query = row * HEADS + head
+    query = new * HEADS + head
     content = tl.load(absorbed + query[:, None] * RANK + column[None, :], mask=inside[:, None] & narrow, other=0.0)
-    rotary = queries + row * stride + head[:, None] * (NOPE + ROPE) + NOPE
+    rotary = queries + new * stride + head[:, None] * (NOPE + ROPE) + NOPE
     rotary = _rotated(rotary, inside[:, None] & turning, cos, sin, length, turn[None, :], ROPE, INTERLEAVED)
 
     peak = tl.full((BLOCK,), -float("inf"), tl.float32)
@@ -150,14 +154,18 @@ def _attend_latents(
 
 
 def compress(
-    entered: Float[Tensor, "n out"],
+    entered: Float[Tensor, "T out"],
     norms: tuple[Tensor | None, Tensor],
     shape: Latents,
     lengths: Int[Tensor, "n"],
     done: Int[Tensor, "n"],
     memory: Float[Tensor, "rows 1 room width"],
-) -> Float[Tensor, "n query"]:
-    """Write c^{KV} and k^R of each row's new token into the memory; returns what W^{UQ} reads, or the queries where there is none."""
+    width: int = 1,
+) -> Float[Tensor, "T query"]:
+    """Write c^{KV} and k^R of each row's new tokens into the memory, the first at the row's length.
+
+    Returns what W^{UQ} reads, or the queries where there is none.
+    """
     query = entered.shape[1] - shape.rank - shape.rope
     compressed = entered.new_empty(len(entered), shape.query_rank) if shape.query_rank else entered[:, :query]
     sizes = query, shape.query_rank, triton.next_power_of_2(shape.query_rank or 1), shape.rank, triton.next_power_of_2(shape.rank)
@@ -165,21 +173,23 @@ def compress(
     with on(entered):
         _compress[(len(entered),)](
             entered, weight if q_weight is None else q_weight, weight, shape.cos, shape.sin, lengths, done, compressed, memory,
-            shape.eps, memory.shape[2], *sizes, shape.rope, triton.next_power_of_2(shape.rope), shape.interleaved, num_warps=4,
+            shape.eps, memory.shape[2], *sizes, shape.rope, triton.next_power_of_2(shape.rope), shape.interleaved, width,
+            num_warps=4,
         )  # fmt: skip
     return compressed
 
 
 def attend_latents(
-    queries: Float[Tensor, "n query"],
+    queries: Float[Tensor, "T query"],
     up: Float[Tensor, "h both rank"],
     shape: Latents,
     lengths: Int[Tensor, "n"],
     done: Int[Tensor, "n"],
     memory: Float[Tensor, "rows 1 room width"],
     splits: int | None = None,
-) -> Float[Tensor, "n out"]:
-    """The heads' mixtures of values over everything remembered, the token at each row's length included."""
+    width: int = 1,
+) -> Float[Tensor, "T out"]:
+    """The heads' mixtures of values over everything remembered up to each token, `width` of which begin at each row's length."""
     rows, heads, rank = len(queries), shape.heads, shape.rank
     content = queries.unflatten(1, (heads, -1))[..., : shape.nope]
     absorbed = queries.new_empty(rows, heads, rank)
@@ -196,8 +206,8 @@ def attend_latents(
     sizes = heads, block, shape.nope, rank, padded, shape.rope, rope, shape.interleaved, splits > 1, min(64, max(32, TILE // padded))
     with on(queries):
         _attend_latents[(rows, blocks, splits)](
-            absorbed, queries, shape.cos, shape.sin, lengths, done, memory, parts, peaks, sums, queries.stride(0), shape.scale,
-            memory.shape[2], splits, *sizes, num_warps=8 if block * padded >= TILE else 4, num_stages=2,
+            absorbed, queries, shape.cos, shape.sin, lengths, done, memory, parts, peaks, sums, queries.stride(0),
+            shape.scale, memory.shape[2], splits, *sizes, width, num_warps=8 if block * padded >= TILE else 4, num_stages=2,
         )  # fmt: skip
         if splits > 1:
             _join[(rows * heads,)](parts, peaks, sums, mixed, padded, splits, num_warps=1)

@@ -16,25 +16,27 @@ from torch.nn import functional as F
 
 from afterbase.engine.cuda.attention import Heads, decode_attention, remember
 from afterbase.engine.cuda.draw import drawn, record
+from afterbase.engine.cuda.products import linear, ordered, steady_from
 from afterbase.engine.rows import IDLE, Rows
-from afterbase.engine.runner import FusedLayer, is_plain
+from afterbase.engine.runner import FusedLayer, in_training, is_plain
 from afterbase.model.attend import attend
 from afterbase.model.block import Block
 from afterbase.model.cache import Cache, CacheStep
 from afterbase.model.cuda import layers, vocabulary
 from afterbase.model.cuda.launch import on
+from afterbase.model.cuda.packed import WIDTHS
 from afterbase.model.norm import RMSNorm
 from afterbase.model.transformer import Transformer
 from afterbase.segments import Segments
 
+Step = Callable[[Rows, Cache, int], None]
+"""What is recorded: gives tokens to so many of the first rows."""
 Norms = tuple[Tensor, Tensor] | None
 """The weights of the query and key norms, where a model has them."""
 Attend = Callable[[Tensor, Norms, tuple[Tensor, Tensor]], Tensor]
 """A layer's attention of this pass: its stacked projections, head norms and memory in, the heads' mixtures out."""
 LADDER, RUNG = (1, 8, 32, 64), 64
 """Batch sizes that have graphs, then multiples of RUNG: a step of 8 rows takes as long as one of 1, and each graph costs memory."""
-WIDTHS = (16, 32, 64, 128, 256)
-"""Head widths that the attention kernel is written for."""
 
 
 class GraphRunner:
@@ -44,12 +46,15 @@ class GraphRunner:
     """The cache is in half precision as well."""
     alone = True
     """A burst of steps needs no host."""
+    steady = True
+    """The bits of a row never depend on the others."""
 
     def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
         self.model, self.dtype = model, dtype
         self.layers = [self._layer(block) for block in model.model.layers]
         self.head = model.lm_head.weight.detach().to(dtype)
-        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self.few = self._few()
+        self.graphs: dict[tuple[int, Step], torch.cuda.CUDAGraph] = {}
         self.pointers = self._pointers()
         self.state: tuple = (None, None, None)
         self.cache: Cache | None = None
@@ -57,12 +62,24 @@ class GraphRunner:
 
     @staticmethod
     def fits(model: Transformer) -> bool:
-        """Whether this model's steps can be recorded: plain, float32 weights, a head width that the kernel knows."""
-        return is_plain(model.config) and model.lm_head.weight.dtype == torch.float32 and model.config.head_dim in WIDTHS
+        """Whether this model's steps can be recorded: plain, in training, a head width that the kernel knows."""
+        return is_plain(model.config) and in_training(model) and model.config.head_dim in WIDTHS
 
     def _layer(self, block: Block) -> FusedLayer:
         """Copies of one layer's weights."""
         return FusedLayer.of(block, self.dtype)
+
+    def _few(self) -> dict[torch.Size, float]:
+        """Shapes of weights, and the number of rows below which their products need the kernel."""
+        if self.head.device.type == "cpu":
+            return {}
+        layer = self.layers[0]
+        weights = (layer.qkv, layer.qkv_bias), (layer.out, None), (layer.gate_up, None), (layer.down, None), (self.head, None)
+        return {weight.shape: steady_from(weight, bias) for weight, bias in weights}
+
+    def _product(self, rows: Float[Tensor, "n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, "o"] | None = None) -> Tensor:
+        """The projection."""
+        return linear(rows, weight, bias, self.few.get(weight.shape, 0))
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -73,15 +90,15 @@ class GraphRunner:
         if (pointers := self._pointers()) != self.pointers:
             self.graphs, self.pointers = {}, pointers
 
-    def burst(self, rows: Rows, cache: Cache, steps: int) -> None:
-        """Give every running row that many tokens, or fewer if it ends, without waiting for the device."""
-        size = min(rung(rows.running), cache.rows)
+    def burst(self, rows: Rows, cache: Cache, steps: int, step: Step | None = None) -> None:
+        """Give every running row that many tokens, or fewer if it ends, without waiting for the device; `step` may give more at once."""
+        size, step = min(rung(rows.running), cache.rows), step or self.step
         self._prepare(rows, cache)
         with on(rows.done):
-            if size not in self.graphs:
-                self.graphs[size] = self._recorded(rows, cache, size)
+            if (size, step) not in self.graphs:
+                self.graphs[size, step] = self._recorded(rows, cache, size, step)
             for _ in range(steps):
-                self.graphs[size].replay()
+                self.graphs[size, step].replay()
 
     def release(self) -> None:
         """Forget the cache and everything that points to it."""
@@ -89,7 +106,7 @@ class GraphRunner:
 
     def prefill(self, tokens: Int[Tensor, "T"], segments: Segments, step: CacheStep) -> Float[Tensor, "S V"]:
         """Read whole prompts into the cache; logits of what follows each."""
-        self._take(step.cache)
+        self.look_up(step.cache)
         queries, width = self.heads.queries, self.heads.width
 
         def attended(qkv: Tensor, norms: Norms, memories: tuple[Tensor, Tensor]) -> Tensor:
@@ -102,12 +119,12 @@ class GraphRunner:
 
     def decode(self, tokens: Int[Tensor, "n"], segments: Segments, step: CacheStep) -> Float[Tensor, "n V"]:
         """Logits of the next tokens, for draws that need the host."""
-        self._take(step.cache)
+        self.look_up(step.cache)
         return self._logits(tokens, segments.positions, torch.zeros_like(tokens, dtype=torch.int8), step.cache)
 
     def step(self, rows: Rows, cache: Cache, size: int) -> None:
         """One token for each of the first `size` rows that is not done."""
-        self._take(cache)
+        self.look_up(cache)
         logits = self._logits(rows.latest[:size], rows.lengths[:size], rows.done[:size], cache)
         record(rows, size, *drawn(logits, rows.temperature[:size], rows.keys[:size], rows.counts[:size]))
 
@@ -123,14 +140,14 @@ class GraphRunner:
         """The final hidden states."""
         with torch.autocast(tokens.device.type, enabled=False):
             trunk = self.model.model
-            hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight), None
+            hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight).float(), None
             for block, layer, memories in zip(trunk.layers, self.layers, cache.layers, strict=False):  # a cache may have a drafter's too
                 attention = block.self_attn
                 norms = (attention.q_norm.weight, attention.k_norm.weight) if self.model.config.qk_norm else None
-                qkv = F.linear(self._add(hidden, delta, block.input_layernorm), layer.qkv, layer.qkv_bias)
-                delta = F.linear(attended(qkv, norms, memories), layer.out)
-                both = F.linear(self._add(hidden, delta, block.post_attention_layernorm), layer.gate_up)
-                delta = F.linear(self._gated(*both.chunk(2, dim=1)), layer.down)
+                qkv = self._product(self._add(hidden, delta, block.input_layernorm), layer.qkv, layer.qkv_bias)
+                delta = self._product(attended(qkv, norms, memories), layer.out)
+                both = self._product(self._add(hidden, delta, block.post_attention_layernorm), layer.gate_up)
+                delta = self._product(self._gated(*both.chunk(2, dim=1)), layer.down)
             return self._add(hidden, delta, trunk.norm)
 
     def _gated(self, gate: Float[Tensor, "T inner"], up: Float[Tensor, "T inner"]) -> Float[Tensor, "T inner"]:
@@ -138,13 +155,16 @@ class GraphRunner:
 
     def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n V"]:
         """The head on hidden states, in float32 as the trainer has them."""
-        return vocabulary.product(hidden.to(self.dtype), self.head.T)
+        hidden = hidden.to(self.dtype)
+        if len(hidden) < self.few.get(self.head.shape, 0):
+            return ordered(hidden, self.head, wide=True)
+        return vocabulary.product(hidden, self.head.T)
 
     def _add(self, hidden: Tensor, delta: Tensor | None, norm: RMSNorm) -> Tensor:
         """The residual stream with `delta` added in place; returns its norm."""
         return layers.add_normalize(hidden, delta, norm.weight, norm.eps, self.dtype, in_place=True)[2]
 
-    def _take(self, cache: Cache) -> None:
+    def look_up(self, cache: Cache) -> None:
         """The rotations of every position that a new cache has room for."""
         if self.cache is not cache:
             rotation = self.model.rotary(torch.arange(cache.room, device=cache.blocks[0].device))
@@ -161,24 +181,24 @@ class GraphRunner:
         state = cache, rows.tokens, rows.stop_ids
         if any(now is not then for now, then in zip(state, self.state, strict=True)):
             self.graphs, self.state = {}, state
-        self._take(cache)
+        self.look_up(cache)
 
     def _pointers(self) -> tuple[int, ...]:
         return tuple(tensor.data_ptr() for tensor in (*self.model.parameters(), *self.model.buffers()))
 
-    def _recorded(self, rows: Rows, cache: Cache, size: int) -> torch.cuda.CUDAGraph:
+    def _recorded(self, rows: Rows, cache: Cache, size: int, step: Step) -> torch.cuda.CUDAGraph:
         """One step of that many rows as a graph; whatever is compiled or set up on first use happens before, while no row runs."""
         running = rows.done.clone()
         rows.done.fill_(IDLE)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self.step(rows, cache, size)
+            step(rows, cache, size)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self.graphs.values())).pool() if self.graphs else None
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            self.step(rows, cache, size)
+            step(rows, cache, size)
         rows.done.copy_(running)
         return graph
 

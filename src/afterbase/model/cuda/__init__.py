@@ -15,6 +15,8 @@ from torch import Tensor
 
 KINDS = {torch.float32, torch.bfloat16, torch.float16}
 """The dtypes that kernels read."""
+HALF = {torch.bfloat16, torch.float16}
+"""Of them, what the matrix units multiply without rounding it first."""
 WIDEST = 1 << 14
 """Numbers in the widest row that a norm holds in registers."""
 
@@ -32,6 +34,15 @@ def kernels() -> ModuleType | None:
 def kernels_for(tensor: Tensor) -> ModuleType | None:
     """The kernels, where they can read such a tensor: on a GPU, in one of `KINDS`."""
     return kernels() if tensor.is_cuda and tensor.dtype in KINDS else None
+
+
+def packed_for(queries: Tensor, values: Tensor) -> ModuleType | None:
+    """The kernel for attention over a packed stream, where it knows such heads: in half precision, of one of its widths."""
+    if queries.dtype not in HALF or queries.shape[-1] != values.shape[-1] or not kernels_for(queries):
+        return None
+    from afterbase.model.cuda import packed
+
+    return packed if queries.shape[-1] in packed.WIDTHS else None
 
 
 def product(a: Float[Tensor, "n k"], b: Float[Tensor, "k m"], out: Float[Tensor, "n m"] | None = None) -> Float[Tensor, "n m"]:

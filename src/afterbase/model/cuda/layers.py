@@ -13,6 +13,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
+from afterbase.model.cuda.heads import shrinkage, turn
 from afterbase.model.cuda.launch import on
 
 COLUMNS = 1024
@@ -32,6 +33,21 @@ def add_normalize(
                 x, delta, weight, total, inverse, normal, x.shape[-1], eps, delta is not None, block, num_warps=_warps(block)
             )
     return total, inverse, normal
+
+
+def normalize_heads(
+    x: Float[Tensor, "*batch width"], weight: Float[Tensor, "width"], eps: float
+) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch width"]]:
+    """One over each row's root mean square, and the norm in float32, rounded to the input's dtype before the weight multiplies."""
+    inverse = x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
+    normal, block = torch.empty_like(x, dtype=torch.float32), triton.next_power_of_2(x.shape[-1])
+    rows = max(1, 2 * COLUMNS // block)
+    if inverse.numel():
+        with on(x):
+            _normalize_heads[(triton.cdiv(inverse.numel(), rows),)](
+                x, weight, inverse, normal, inverse.numel(), x.shape[-1], eps, rows, block, num_warps=_warps(rows * block)
+            )
+    return inverse, normal
 
 
 def normalize_backward(
@@ -98,6 +114,19 @@ def _add_normalize(x, delta, weight, total, inverse, normal, width, eps, ADD: tl
     tl.store(inverse + row, scale)
     by = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(normal + at, value * scale * by, mask=inside)
+
+
+@triton.jit
+def _normalize_heads(x, weight, inverse, normal, count, width, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, BLOCK)
+    inside = (row < count)[:, None] & (columns < width)[None, :]
+    at = row[:, None] * width + columns[None, :]
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    scale = shrinkage(value, width, eps)
+    tl.store(inverse + row, scale, mask=row < count)
+    by = tl.load(weight + columns, mask=columns < width, other=0.0)
+    tl.store(normal + at, (value * scale[:, None]).to(x.dtype.element_ty).to(tl.float32) * by[None, :], mask=inside)
 
 
 @triton.jit
@@ -169,12 +198,13 @@ def _rotate(
     c = tl.load(cos + token * HALF + pair, mask=inside, other=0.0)
     s = tl.load(sin + token * HALF + pair, mask=inside, other=0.0) * sign
     to = out + (token * tl.num_programs(1) + head) * (2 * HALF)
+    first, second = turn(a, b, c, -s), turn(b, a, c, s)
     if SCATTER:
-        tl.store(to + 2 * pair, a * c - b * s, mask=inside)
-        tl.store(to + 2 * pair + 1, b * c + a * s, mask=inside)
+        tl.store(to + 2 * pair, first, mask=inside)
+        tl.store(to + 2 * pair + 1, second, mask=inside)
     else:
-        tl.store(to + pair, a * c - b * s, mask=inside)
-        tl.store(to + pair + HALF, b * c + a * s, mask=inside)
+        tl.store(to + pair, first, mask=inside)
+        tl.store(to + pair + HALF, second, mask=inside)
 
 
 def _warps(block: int) -> int:

@@ -1,7 +1,7 @@
-"""The kernels of `kernels.cpp`, compiled for this processor the first time they are needed; None where that cannot be done.
+"""The kernels beside this file, compiled for this processor the first time they are needed; None where that cannot be done.
 
 On a CPU a small model is bound by trips through memory and by the number of operations, not by arithmetic: a norm that torch writes as
-six passes is one here. Everything that uses a kernel has the same thing in torch beside it, and a test that they agree.
+six passes is one here. Everything that uses a kernel has the same thing in torch, beside it or in the model, and a test that they agree.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+HERE = Path(__file__).parent
+SOURCES = tuple(HERE / name for name in ("kernels.cpp", "latent.cpp"))
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros")
 """No -ffast-math: it would let the compiler take NaN for impossible, and a bad gradient must stay visible."""
 WIDE = ("-mprefer-vector-width=512",)
@@ -41,6 +42,8 @@ SIGNATURES = {
     "rotate": "iiiiii ppp fip",
     "decode_attention": "iiiiii ppp f ppp f ppp",
     "draw": "iii pppp pp",
+    "decode_latents": "iiiiiiiiiii ppp f ppp f pppp",
+    "add_experts": "iiiiiiiii f pppppp",
 }
 """What each kernel takes: i a whole number, f a float, p a tensor or None."""
 CODES = {"i": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
@@ -67,7 +70,8 @@ def kernels() -> Kernels | None:
     if compiler is None:
         return None
     command = (compiler, *FLAGS, *(WIDE if platform.machine() == "x86_64" else ()))
-    key = hashlib.sha256(SOURCE.read_bytes() + repr((command, _processor(), torch.__version__)).encode()).hexdigest()[:16]
+    text = b"".join(source.read_bytes() for source in (*SOURCES, HERE / "common.h"))
+    key = hashlib.sha256(text + repr((command, _processor(), torch.__version__)).encode()).hexdigest()[:16]
     for directory in (Path.home() / ".cache" / "afterbase", Path(tempfile.gettempdir(), f"afterbase-{os.getuid()}")):
         try:
             return _loaded(command, directory, key)
@@ -94,10 +98,11 @@ def _loaded(command: tuple[str, ...], directory: Path, key: str) -> Kernels:
     if not library.exists():
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory) as build:
-            compiled, linked = Path(build, "kernels.o"), Path(build, "kernels.so")
+            compiled, linked = [Path(build, f"{source.stem}.o") for source in SOURCES], Path(build, "kernels.so")
             # Linked without -fopenmp: the threads must be those of the OpenMP that torch has loaded, a second pool would fight it.
-            _run(*command, "-fopenmp", "-c", str(SOURCE), "-o", str(compiled))
-            _run(command[0], "-shared", str(compiled), "-o", str(linked))
+            for source, part in zip(SOURCES, compiled, strict=True):
+                _run(*command, "-fopenmp", "-c", str(source), "-o", str(part))
+            _run(command[0], "-shared", *map(str, compiled), "-o", str(linked))
             ctypes.CDLL(str(linked))  # an OSError here, before others find it
             os.replace(linked, library)
     if library.stat().st_uid != os.getuid():

@@ -1,0 +1,126 @@
+"""Speculative decoding where the device takes several steps on its own: the host chooses only which kind of step, burst by burst."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from afterbase.engine.drafts import RecordedDrafter
+from afterbase.engine.pace import Pace, Paces
+from afterbase.engine.rows import Moves
+from afterbase.engine.several import SeveralRows
+from afterbase.engine.speculative import Acceptance, MTPDrafting, NgramDrafting, Speculation, Speculator
+from afterbase.model.cache import Cache
+from afterbase.model.transformer import Transformer
+
+TRIALS = 2, 4
+"""Bursts without drafts and with them before they are compared."""
+
+Moment = float | torch.cuda.Event
+"""A point in time, on the device where it has a clock of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lap:
+    """A burst whose end the device may not have reached yet."""
+
+    pace: Pace
+    """Whose it is."""
+    began: Moment
+    """Before its first step."""
+    ended: Moment
+    """After its last one."""
+    steps: int
+    """How many."""
+    counted: Tensor | None
+    """Drafted and accepted tokens of all requests by then [k, 2], on their way to the host; None without drafts."""
+
+
+class RecordedSpeculator(Speculator):
+    """Takes an engine's bursts, of steps that draft where they pay."""
+
+    def __init__(self, model: Transformer, rows: SeveralRows, drafter: RecordedDrafter, config: MTPDrafting | NgramDrafting) -> None:
+        self.drafter: RecordedDrafter
+        super().__init__(model, rows, drafter, config)
+        self.paces = Paces(lambda: Pace(trials=TRIALS, lasting=True))
+        self.laps = deque[Lap]()
+        self.before = torch.zeros(config.tokens, 2, dtype=torch.long)  # what had been drafted and accepted at the end of the last lap
+
+    @property
+    def speculation(self) -> Speculation:
+        """What drafting did; waits for the device."""
+        if not (names := self.drafter.names):
+            return self.done
+        counted = self.drafter.counted[: len(names)].tolist()
+        parts = {name: Acceptance(*map(list, zip(*counts, strict=True))) for name, counts in zip(names, counted, strict=True)}
+        self.done.by_tag = {name: part for name, part in parts.items() if part.drafted[0]}
+        self.done.whole = Acceptance(*([sum(place) for place in zip(*kind, strict=True)] for kind in self._columns(parts)))
+        return self.done
+
+    @speculation.setter
+    def speculation(self, none_yet: Speculation) -> None:
+        """What there is at the beginning."""
+        self.done = none_yet  # its counts are made anew whenever they are asked for
+
+    @staticmethod
+    def _columns(parts: dict[str, Acceptance]) -> tuple[list[list[int]], list[list[int]]]:
+        return [part.drafted for part in parts.values()], [part.accepted for part in parts.values()]
+
+    def refresh(self) -> None:
+        """The weights changed, and with them the drafter's copies."""
+        self.drafter.refresh()
+
+    def step(self, cache: Cache, version: int, plain: Callable[[], Moves]) -> Moves:
+        """A step whose draws need the host; it drafts nothing."""
+        self.drafter.stale = True
+        self.done.plain_steps += 1
+        return plain()
+
+    def burst(self, rows: SeveralRows, cache: Cache, steps: int) -> None:
+        """So many steps of every running row, without waiting for the device."""
+        self._harvest()
+        runner, pace = self.drafter.runner, self.paces.of(rows.running)
+        drafting = not rows.listening and self._drafting(rows.running, pace)  # a stop string may end anywhere within a step
+        if drafting:
+            self.drafter.catch_up(cache)
+        rows.yields = 1 + pace.extra if drafting else 1.0
+        graphs, began, counted = len(runner.graphs), self._now(), None
+        if drafting:
+            runner.burst(rows, cache, steps, self.drafter.step)
+            self.done.steps += steps
+            counted = self._on_its_way(self.drafter.counted.sum(0))
+        else:
+            runner.burst(rows, cache, steps)
+            self.done.plain_steps += steps
+            self.drafter.stale = True
+        if len(runner.graphs) == graphs:  # else a graph was recorded, which takes its time
+            self.laps.append(Lap(pace, began, self._now(), steps, counted))
+
+    def _harvest(self) -> None:
+        """Learn from the bursts that the device has ended."""
+        while self.laps and (isinstance(self.laps[0].ended, float) or self.laps[0].ended.query()):
+            lap = self.laps.popleft()
+            seconds = lap.ended - lap.began if isinstance(lap.ended, float) else lap.began.elapsed_time(lap.ended) / 1000
+            if lap.counted is None:
+                lap.pace.plain.append(seconds / lap.steps)
+                continue
+            drafted, accepted = (lap.counted - self.before).unbind(1)
+            self.before = lap.counted
+            if drafted[0] > 0:
+                lap.pace.drafted.append(seconds / lap.steps)
+                lap.pace.taken.append(1 + float(accepted.sum()) / float(drafted[0]))
+
+    def _on_its_way(self, counted: Tensor) -> Tensor:
+        """The same on the host, as soon as the device comes to it."""
+        return torch.empty(counted.shape, dtype=counted.dtype, pin_memory=counted.is_cuda).copy_(counted, non_blocking=True)
+
+    def _now(self) -> Moment:
+        if not self.rows.keys.is_cuda:
+            return float(self.clock())
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
