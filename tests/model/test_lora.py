@@ -63,8 +63,7 @@ def test_at_the_start_the_model_is_the_one_it_stands_on_bit_for_bit(tiny, random
         ("qwen3_moe", {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"}),
         (
             "deepseek_v3",
-            {"self_attn.q_a_proj", "self_attn.q_b_proj", "self_attn.kv_a_proj_with_mqa", "self_attn.kv_b_proj", "self_attn.o_proj"}
-            | {"mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", "mlp.shared_experts.down_proj"},
+            {"self_attn.q_a_proj", "self_attn.q_b_proj", "self_attn.kv_a_proj_with_mqa", "self_attn.kv_b_proj", "self_attn.o_proj"},
         ),
     ],
 )
@@ -87,7 +86,7 @@ def test_named_targets_alone_are_adapted(tiny):
 @pytest.mark.parametrize("targets", [["q_proj", "gate_proj"], []])
 def test_a_target_that_no_layer_has_is_refused_with_those_there_are(tiny, targets):
     with pytest.raises(
-        ConfigError, match=r"(gate_proj|no layer); this model's blocks have k_proj, o_proj, q_proj, v_proj \(routed experts"
+        ConfigError, match=r"(gate_proj|no layer); this model takes adapters on k_proj, o_proj, q_proj, v_proj, and one with"
     ):
         adapt(tiny("qwen3_moe"), LoraConfig(targets=targets))
 
@@ -169,20 +168,18 @@ def saved(model, directory, lora=LORA):
 
 
 def test_files_are_named_and_shaped_as_peft_wants_them(tiny, tmp_path):
-    model = adapted(tiny("deepseek_v3"), LoraConfig(rank=3, alpha=6, targets=["q_a_proj", "kv_a_proj_with_mqa", "gate_proj"]))
+    targets = {"q_a_proj": (12, 16), "q_b_proj": (40, 12), "kv_a_proj_with_mqa": (12, 16)}
+    model = adapted(tiny("deepseek_v3"), LoraConfig(rank=3, alpha=6, targets=list(targets)))
     saved(model, tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     prefix = "base_model.model.model.layers"
-    shapes = {"0.mlp.gate_proj": (24, 16), "1.mlp.shared_experts.gate_proj": (8, 16)}
-    shapes |= {f"{layer}.self_attn.q_a_proj": (12, 16) for layer in (0, 1)} | {
-        f"{layer}.self_attn.kv_a_proj_with_mqa": (12, 16) for layer in (0, 1)
-    }
+    shapes = {f"{layer}.self_attn.{name}": shape for layer in (0, 1) for name, shape in targets.items()}
     wanted = {f"{prefix}.{name}.lora_A.weight": (3, shape[1]) for name, shape in shapes.items()}
     wanted |= {f"{prefix}.{name}.lora_B.weight": (shape[0], 3) for name, shape in shapes.items()}
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == wanted
     table = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (table["peft_type"], table["task_type"], table["r"], table["lora_alpha"], table["bias"]) == ("LORA", "CAUSAL_LM", 3, 6, "none")
-    assert table["target_modules"] == ["gate_proj", "kv_a_proj_with_mqa", "q_a_proj"]
+    assert table["target_modules"] == ["kv_a_proj_with_mqa", "q_a_proj", "q_b_proj"]
     assert table["base_model_name_or_path"] == str(tmp_path / "base")
 
 

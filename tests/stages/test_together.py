@@ -15,14 +15,14 @@ from afterbase.track import read_metrics
 SUMS = [{"question": f"{n} + {n}?", "response": f"<think>Twice {n}.</think>{2 * n}"} for n in range(6)]
 
 
-@pytest.mark.parametrize("mesh", [{}, {"expert": 2}], ids=["data", "expert"])
-def test_two_processes_write_the_run_of_one(command, base, recipe, rows, tmp_path, mesh):
+def test_two_processes_write_the_run_of_one(command, base, recipe, rows, tmp_path):
+    """Each reads batches of its own and holds half of the experts and of every other weight."""
     optim = {"schedule": {"peak": 0.01}, "weight_decay": 0.0}
     table = {"model": base, "data": [{"path": rows(*SUMS)}], "tokens_per_step": 60, "saving": {"every": 2}}
     trainer = {"optim": optim, "mtp": 0.3}
     code, _, err = command("sft", recipe("one", **table, trainer=trainer), "--out", tmp_path / "one")
     assert code == 0, err
-    page = recipe("two", **table, trainer={**trainer, "mesh": mesh})
+    page = recipe("two", **table, trainer={**trainer, "mesh": {"expert": 2}})
     together(page, tmp_path / "two")
     one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert [line["step"] for line in two] == list(range(len(one))) and len(one) > 3

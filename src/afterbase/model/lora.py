@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,9 @@ from torch.nn import functional as F
 
 from afterbase.config import Config
 from afterbase.errors import ConfigError
+
+if TYPE_CHECKING:
+    from afterbase.model.transformer import Transformer  # whose layers stand on this file
 
 LAYERS = "model.layers."
 """Where adapters may be: in the trunk's blocks. Embedding, head, routers and MTP modules have none."""
@@ -37,8 +40,8 @@ class LoraConfig(Config):
     """Share of an adapter's inputs that are zero while it learns, the others being scaled up; drawing and scoring leave none out, so that
     in RL the first update's ratios are no longer 1."""
     targets: list[str] | Literal["all-linear"] = "all-linear"
-    """Layers that get one, by the last part of their names, e.g. ["q_proj", "v_proj"]; "all-linear" means every projection of attention,
-    of dense feed-forward layers and of shared experts. Routed experts are stacked, and take none."""
+    """Layers that get one, by the last part of their names, e.g. ["q_proj", "v_proj"]; "all-linear" means every projection of attention
+    and of the feed-forward layers, in a model with routed experts of attention alone."""
     merge: bool = True
     """Whether final and best checkpoints are whole models with the adapters merged in, which load everywhere; false saves the adapters
     alone. They lie in adapter/ either way, in PEFT's format."""
@@ -90,7 +93,7 @@ def adapters(model: nn.Module) -> dict[str, Adapted]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, Adapted)}
 
 
-def adapt(model: nn.Module, config: LoraConfig) -> None:
+def adapt(model: Transformer, config: LoraConfig) -> None:
     """Freeze the model and give the target layers adapters, of a fixed seed; ConfigError when a target names no layer."""
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
@@ -116,14 +119,19 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
             layer.active = True
 
 
-def _targets(model: nn.Module, config: LoraConfig) -> list[nn.Linear]:
-    """The layers that get adapters, in the model's order."""
+def _targets(model: Transformer, config: LoraConfig) -> list[nn.Linear]:
+    """The layers that get adapters, in the model's order.
+
+    Routed experts are stacked and have none; and beside them none of their names may be used, for PEFT means the stacks by them.
+    """
     found = [(name, layer) for name, layer in model.named_modules() if name.startswith(LAYERS) and isinstance(layer, nn.Linear)]
+    if model.config.n_routed_experts:
+        found = [(name, layer) for name, layer in found if ".self_attn." in name]
     known = {name.rpartition(".")[2] for name, _ in found}
     wanted = known if config.targets == "all-linear" else set(config.targets)
     if strange := sorted(wanted - known) or ([] if wanted else ["no layer"]):
         raise ConfigError(
-            f"trainer.lora.targets names {', '.join(strange)}; this model's blocks have {', '.join(sorted(known))} (routed experts, whose "
-            'matrices are stacked, take no adapters): name some of them, or give "all-linear"'
+            f"trainer.lora.targets names {', '.join(strange)}; this model takes adapters on {', '.join(sorted(known))}, and one with "
+            'routed experts on none of its feed-forward layers: name some of those, or give "all-linear"'
         )
     return [layer for name, layer in found if name.rpartition(".")[2] in wanted]

@@ -98,7 +98,7 @@ def _quantize(
     row, column = strip * TILE + tl.arange(0, TILE), tile * TILE + tl.arange(0, TILE)
     inside = (row[:, None] < rows) & (column[None, :] < columns)
     x = tl.load(matrix + row[:, None] * stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
-    size = tl.abs(x)
+    size = tl.where(x == x, tl.abs(x), float("inf"))  # a largest number leaves out what is none
     if WHOLE:
         scale = tl.math.div_rn(tl.max(tl.max(size, axis=1), axis=0), LARGEST)
         scale = tl.where(scale == 0.0, 1.0, scale)
