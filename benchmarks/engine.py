@@ -200,7 +200,7 @@ def remarks(found: dict) -> list[str]:
             gap, load = told["logprob_gap"], told["load_milliseconds"]
             lines.append(
                 f"{name}: |engine - trainer| log-prob mean {gap['mean']:.5f}, max {gap['max']:.4f} over {gap['tokens']:,} tokens; load "
-                f"{load['load']['median']} ms (refresh {load['refresh']['median']}, checksum {load['checksum']['median']}), "
+                f"{load['load']['median']} ms (refresh {load['refresh']['median']}), checksum {load['checksum']['median']} ms, "
                 f"{load['tensors_in_place']} tensors in place; looks of the host {told['looks']}; peak {told['allocated_gib']} GiB "
                 f"allocated, {told['card_gib']} on the card"
             )

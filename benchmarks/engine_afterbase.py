@@ -78,7 +78,7 @@ def agreement(trainer: LocalTrainer, asked: Work, answers: list[Completion]) -> 
 
 
 def loading(engine: LocalEngine, trainer: LocalTrainer, asked: Work, answers: list[Completion]) -> dict:
-    """Milliseconds of `load` after optimizer steps, and of its parts; the trainer's weights must stay where they are."""
+    """Milliseconds of `load` after optimizer steps, of its copies, and of the checksum; the trainer's weights must stay where they are."""
     learned = Sample((*asked.prompts[0], *answers[0].tokens), (True,) * (len(asked.prompts[0]) + len(answers[0].tokens)))
     batches, milliseconds = pack([learned] * 4, trainer.config.tokens_per_batch, device), {"load": [], "refresh": [], "checksum": []}
     places, sums = [tensor.data_ptr() for _, tensor in trainer.weights()], set()

@@ -59,6 +59,11 @@ def main() -> None:
     options.add_argument("--tokens-per-batch", type=int, default=16384, help="afterbase: tokens in one forward and backward pass")
     options.add_argument("--trainer", default="{}", help='afterbase: more settings of its trainer, as JSON, e.g. {"recompute": 99}')
     options.add_argument("--trl-batch", type=int, default=2, help="TRL: packed rows in one forward and backward pass")
+    options.add_argument(
+        "--trl",
+        default="{}",
+        help='TRL: more settings of its SFTConfig, as JSON, e.g. {"use_liger_kernel": true}, or "attn_implementation"',
+    )
     options.add_argument("--threads", type=int, default=os.cpu_count(), help="on a CPU")
     options.add_argument("--out", type=Path, help="result file; pieces that it holds already are kept")
     options.add_argument("--profile", type=Path, help="write what an update of afterbase's spends its time on")
@@ -88,6 +93,7 @@ def measure(name: str, chosen: argparse.Namespace) -> dict:
     settings = {
         "shape": shape, "work": work, "steps": chosen.steps, "threads": chosen.threads, "trainer": chosen.trainer,
         "tokens_per_batch": 2048 if which == "cpu" else chosen.tokens_per_batch, "trl_batch": 4 if which == "cpu" else chosen.trl_batch,
+        "trl": chosen.trl,
         "profile": str(chosen.profile) if chosen.profile else None,
     }  # fmt: skip
     found = [

@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from afterbase import __version__, cli
+from afterbase.cli import _calm
 from afterbase.config import Config
+from afterbase.errors import Notice
 from afterbase.stages import registry
 from afterbase.stages.run import Run, StageKind
 
@@ -95,6 +97,11 @@ def test_what_a_person_can_correct_is_one_line_on_stderr_and_exit_code_2(command
 def test_wrong_usage_is_exit_code_2(command, arguments: list[str]):
     code, out, err = command(*arguments)
     assert code == 2 and out == "" and "Traceback" not in err
+
+
+def test_a_notice_is_one_line_and_other_warnings_say_where_they_come_from():
+    assert _calm(Notice("drafting\nis off"), Notice, "a.py", 3) == "afterbase: drafting is off\n"
+    assert _calm("old", DeprecationWarning, "a.py", 3) == "afterbase: old (DeprecationWarning at a.py:3)\n"
 
 
 def test_an_interrupt_is_exit_code_130_and_says_where_it_resumes(command):

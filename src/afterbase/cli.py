@@ -1,7 +1,7 @@
 """The front door: `afterbase <stage> recipe.toml [key=value ...]`, and every foreseeable failure in one sentence.
 
-Exit codes: 0 done, or stopped by SIGTERM with all saved, 1 done and something was found wanting (`check-rewards`, `doctor`), 2 something
-to correct (told on standard error in one line), 130 interrupted.
+Exit codes: 0 done, or stopped by SIGTERM with all saved, 1 done and something was found wanting (`check-rewards`, `doctor`, `plan`),
+2 something to correct (told on standard error in one line), 130 interrupted.
 torch is imported inside the commands, so that `--help` and a wrong option answer at once.
 """
 
@@ -10,18 +10,22 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from afterbase import __version__
 from afterbase.config import build, load, nearest
 from afterbase.config import explain as explained
-from afterbase.errors import AfterbaseError, ConfigError, Stopped
+from afterbase.errors import AfterbaseError, ConfigError, Notice, Stopped
 from afterbase.lineage import access_error
 from afterbase.process import prepare
+
+if TYPE_CHECKING:
+    from afterbase.engine.config import EngineConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,6 +44,12 @@ MaxTokens = Annotated[int, typer.Option(min=1, help="At most this many new token
 Template = Annotated[str, typer.Option(help="How questions are put to the model: chat, r1-zero or plain.")]
 Rows = Annotated[int, typer.Option(min=1, help="Answers drawn together.")]
 Precision = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of matrix products.")]
+Draft = Annotated[
+    Literal["mtp", "ngram"] | None,
+    typer.Option(help="Guess tokens ahead, by the model's MTP modules or from what was said before; same answers, sooner when few run."),
+]
+DraftTokens = Annotated[int | None, typer.Option(min=1, max=16, help="Tokens guessed at a step; 1 with mtp, 4 with ngram when absent.")]
+Deterministic = Annotated[bool, typer.Option("--deterministic", help="The same bits whatever shares the batch; not with --draft.")]
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -157,6 +167,29 @@ for _name, _help in STAGE_HELP.items():
     )
 
 
+@app.command()
+@guarded
+def plan(
+    model: Annotated[Path, typer.Option(help="A checkpoint directory; its config.json is enough.", show_default=False)],
+    gpu: Annotated[str, typer.Option(help="Memory of one GPU.")] = "80GB",
+    gpus: Annotated[int, typer.Option(min=1, help="How many there are.")] = 1,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens of one update, over all GPUs.")] = 32768,
+    stage: Annotated[str, typer.Option(help="pretrain, sft or rl.")] = "rl",
+    longest: Annotated[int | None, typer.Option(min=2, help="Tokens of the longest sample; 4096 or the context when absent.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="rl: answers drawn at a time.")] = 256,
+    reference: Annotated[bool, typer.Option("--reference", help="rl: with a reference model, as objective.kl above 0 has it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what a training takes of a GPU's memory, part by part, and which settings fit.
+
+    Exit code 0 when it fits, 1 when not (with what to change), 2 when the input is wrong.
+    """
+    from afterbase.stages.plan import Asked, run_plan
+
+    if not run_plan(Asked(model, gpu, gpus, tokens, stage, longest, rows, reference), as_json=as_json):
+        raise typer.Exit(1)
+
+
 @app.command("check-rewards")
 @guarded
 def check_rewards(
@@ -220,6 +253,9 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Fixes the draw.")] = 0,
     rows: Rows = 256,
     precision: Precision = "float32",
+    draft: Draft = None,
+    draft_tokens: DraftTokens = None,
+    deterministic: Deterministic = False,
     show_thought: ShowThought = False,
 ) -> None:
     """Answer one question, or a file of them.
@@ -229,10 +265,7 @@ def generate(
     from afterbase.records import Sampling
     from afterbase.stages.talk import run_generate
 
-    if (prompt is None) == (source is None) or (source is None) != (out is None):
-        raise ConfigError("give either a question, or --in FILE and --out FILE")
-    if prompt is not None and (n > 1 or tokens):
-        raise ConfigError("--n and --tokens are for a file of questions; give it with --in FILE and --out FILE")
+    _check_asked(prompt, source, out, n > 1 or tokens)
     if top_p == 0:
         raise ConfigError("--top-p 0 keeps no token at all; give a number above 0, or --temperature 0 for the most probable token")
     sampling = Sampling(
@@ -247,16 +280,36 @@ def generate(
         frequency_penalty=frequency_penalty,
         min_tokens=min_tokens,
     )
+    engine = _engine(draft, draft_tokens, rows=rows, precision=precision, deterministic=deterministic)
     if source and out:
-        from afterbase.engine.local import EngineConfig
         from afterbase.stages.answer_file import AnswerSettings, answer_file
 
-        engine = EngineConfig(rows=rows, precision=precision)
         if errors := answer_file(AnswerSettings(model, source, out, sampling, n, template, tokens, engine)):
             typer.echo(f"{errors} questions could not be answered; their lines in {out} say why", err=True)
             raise typer.Exit(1)
         return
-    run_generate(model=model, prompt=prompt, template=template, sampling=sampling, show_thought=show_thought)
+    run_generate(model=model, prompt=prompt, template=template, sampling=sampling, show_thought=show_thought, engine=engine)
+
+
+def _check_asked(prompt: str | None, source: Path | None, out: Path | None, of_a_file: bool) -> None:
+    """ConfigError unless there is one question, or a file of them and one for the answers."""
+    if (prompt is None) == (source is None) or (source is None) != (out is None):
+        raise ConfigError("give either a question, or --in FILE and --out FILE")
+    if prompt is not None and of_a_file:
+        raise ConfigError("--n and --tokens are for a file of questions; give it with --in FILE and --out FILE")
+
+
+def _engine(draft: str | None, draft_tokens: int | None, **settings: Any) -> EngineConfig:
+    """How much runs at once, and how."""
+    from afterbase.engine.config import EngineConfig
+
+    if draft_tokens and not draft:
+        raise ConfigError("--draft-tokens says how many tokens are guessed at a step; say with --draft mtp or --draft ngram who guesses")
+    if draft and settings["deterministic"]:
+        raise ConfigError("--deterministic is not offered together with --draft; leave one of them out")
+    if draft:
+        settings["speculative"] = {"kind": draft, **({"tokens": draft_tokens} if draft_tokens else {})}
+    return build(EngineConfig, settings, "command line")
 
 
 @app.command()
@@ -272,13 +325,16 @@ def serve(
     context: Annotated[int | None, typer.Option(min=2, help="Longest prompt and answer in tokens; the model's own when absent.")] = None,
     queue: Annotated[int, typer.Option(min=0, help="Answers that may wait for a row; more are refused with 429.")] = 256,
     precision: Precision = "float32",
+    draft: Draft = None,
+    draft_tokens: DraftTokens = None,
+    deterministic: Deterministic = False,
     show_thought: Annotated[bool, typer.Option("--show-thought/--hide-thought", help="Whether clients get to see the thinking.")] = True,
 ) -> None:
     """Serve a model to OpenAI clients: /v1/models, /v1/completions, /v1/chat/completions."""
-    from afterbase.engine.local import EngineConfig
     from afterbase.stages.serve import ServeSettings, read_key, run_serve
 
-    engine = EngineConfig(rows=rows, context=context, precision=precision, queue=queue)
+    limits = {"rows": rows, "context": context, "queue": queue}
+    engine = _engine(draft, draft_tokens, precision=precision, deterministic=deterministic, **limits)
     key = read_key(key_file) if key_file else None
     settings = ServeSettings(model, host, port, key, name, template, not show_thought, engine)
     run_serve(settings, lambda address: typer.echo(f"serving at {address}", err=True))
@@ -307,6 +363,13 @@ def explain_stage(
     typer.echo(explained(PipelineConfig if stage == "pipeline" else STAGES[stage].config), nl=False)
 
 
+def _calm(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """A warning as one line; where in the code it arose interests nobody who runs a command, unless it is not ours."""
+    where = "" if issubclass(category, Notice) else f" ({category.__name__} at {filename}:{lineno})"
+    return f"afterbase: {' '.join(str(message).split())}{where}\n"
+
+
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    warnings.formatwarning = _calm
     sys.exit(app(prog_name="afterbase"))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from afterbase.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(hours=1)
 """How long ranks wait for one that writes a checkpoint or reads a model."""
@@ -35,8 +38,8 @@ def here() -> Place:
     rank, world, local_rank = (_from_environment(name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     if world != 1 and not _joined():
         raise ConfigError(
-            f"started as process {rank} of {world} (WORLD_SIZE={world}), but this command works in one process, only pretrain and sft "
-            "in several; start afterbase once, without torchrun"
+            f"started as process {rank} of {world} (WORLD_SIZE={world}), but this command works in one process, only pretrain, sft "
+            "and rl in several; start afterbase once, without torchrun"
         )
     import torch
 
@@ -79,6 +82,24 @@ def told(word: Any = None) -> Any:
 def any_of(flag: bool) -> bool:
     """Whether it is so for any process."""
     return bool(summed((int(flag),))[0])
+
+
+def dealt(every: Sequence[T]) -> Sequence[T]:
+    """This process's share of what all of them know alike; everything where this process works alone."""
+    import torch
+
+    return every[torch.distributed.get_rank() :: torch.distributed.get_world_size()] if _joined() else every
+
+
+def merged(own: Sequence[T]) -> list[T]:
+    """What all processes made of their shares, in the order in which those were dealt; all must ask, in step."""
+    import torch
+
+    if not _joined():
+        return list(own)
+    parts: list[Sequence[T]] = [()] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, own)
+    return [parts[place % len(parts)][place // len(parts)] for place in range(sum(map(len, parts)))]
 
 
 def summed(counts: tuple[int, ...]) -> tuple[int, ...]:

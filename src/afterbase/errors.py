@@ -25,12 +25,24 @@ class EngineError(AfterbaseError):
     """The engine cannot serve a request, for example because it is longer than the context."""
 
 
+class TooLong(EngineError):
+    """A prompt, or a prompt with its answer, is longer than the context or the memory for it."""
+
+
+class Busy(EngineError):
+    """As many requests run and wait as may; the same one may be served later."""
+
+
 class FullDisk(StorageError):
     """There is no room left on the disk; the same write succeeds once there is."""
 
 
 class LearningError(AfterbaseError):
     """Update after update gave numbers that nothing can be learned from."""
+
+
+class Notice(UserWarning):
+    """Something that its reader should know, and that changes no result; the command line prints it as one line."""
 
 
 class Stopped(KeyboardInterrupt):

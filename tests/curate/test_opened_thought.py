@@ -48,7 +48,7 @@ def kept(tokenizer, wrote=WROTE):
             return [Completion(tokens, (), (), 0, "stop")]
 
     (rollout,) = asyncio.run(sample_group(Engine(), tokenizer, PROMPT, "chat", Sampling(), 1))
-    row = record(rollout.judged(Score(1.0, {}, "correct")), 0)
+    row = record(rollout.judged(Score(1.0, {}, "correct")))
     candidate = Candidate(**{name: row[name] for name in Candidate.__dataclass_fields__})
     best = keep_best([[candidate]], FilterConfig(), KeepConfig())
     return tokens, best.candidates[0].response

@@ -29,10 +29,20 @@ def on_a_cpu(monkeypatch):
     def wide_dot(self, a, b, *rest):
         return dot(self, *(rounding_cast(self, x, tl.float32) if x.dtype == tl.bfloat16 else x for x in (a, b)), *rest)
 
+    function, known = interpreter.InterpretedFunction.__call__, set()
+
+    def called(self, *given, **named):
+        """The interpreter changes the language at each call of a function, which takes longer than most; once for each file will do."""
+        if self.fn.__module__ not in known:
+            known.add(self.fn.__module__)
+            return function(self, *given, **named)
+        return self.rewrite()(*given, **named)
+
     def with_index(tensor, scope):
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
+    monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", called)
     monkeypatch.setattr(builder, "cast_impl", rounding_cast)
     monkeypatch.setattr(builder, "create_dot", wide_dot)
     monkeypatch.setattr(interpreter, "_patch_lang_tensor", with_index)

@@ -243,6 +243,24 @@ def test_a_decoder_that_fails_ends_what_runs_and_the_engine_goes_on(model):
     assert len(generate(engine, ((1, 2), Sampling(max_tokens=5)))[0][0].tokens) == 5
 
 
+def test_a_decoder_that_fails_when_rows_make_way_ends_what_runs_and_not_what_waits(model):
+    """A budget of one long answer or two short ones; the first look at a device that has nothing more to do breaks."""
+    engine, broken = engine_of(model, tokens=256, rows=8), []
+    look = engine.rows.look
+
+    def once(version, seen=None):
+        if seen is None and not broken:
+            broken.append(engine.rows.running)
+            raise IndexError("no text")
+        return look(version, seen)
+
+    engine.rows.look = once
+    requests = [((1, 2), Sampling(max_tokens=200, seed=seed)) for seed in range(12)]
+    answers = generate(engine, *requests)
+    assert [str(answer) for answer in answers[: broken[0]]] == ["no text"] * broken[0] and 0 < broken[0] < 12
+    assert all(map(same, answers[broken[0] :], generate(engine_of(model, ahead=False), *requests[broken[0] :])))
+
+
 def test_a_stop_string_ends_where_it_is_complete_however_much_was_drawn_behind_it(model, burst):
     """At every place of what is said anyway; it may span two looks."""
     engine, request = engine_of(model), ((1, 2, 3), 12)

@@ -35,8 +35,10 @@ check(attention._fold, {}, {"HEADS": 14, "WIDTH": 64, "SPAN": attention.SPAN})
 check(attention._join, {}, {"WIDTH": 64, "SPLITS": 4})
 STREAM = dict.fromkeys(("tokens", "q_stride", "q_head", "k_stride", "k_head", "v_stride", "v_head"), "i32")
 check(packed._packed, STREAM, dict(HEADS=14, GROUP=7, WIDTH=64, ROWS=64, TOKENS=packed.TOKENS, SPAN=packed.SPAN))
-PRODUCT = dict.fromkeys(("rows", "weight", "bias"), "*bf16") | {"number": "i32", "outer": "i32"}
+STRIDES = ("row_stride", "row_head", "weight_head", "weight_inner", "weight_outer", "out_stride", "out_head")
+PRODUCT = dict.fromkeys(("rows", "weight", "bias"), "*bf16") | dict.fromkeys(("number", "outer", *STRIDES), "i32")
 check(products._ordered, PRODUCT, dict(BIASED=True, ROWS=64, COLUMNS=16, INNER=128))
+check(products._ordered, PRODUCT, dict(BIASED=False, ROWS=16, COLUMNS=16, INNER=256, weight_inner=1))
 check(layers._normalize_heads, {"x": "*bf16", "count": "i32"}, dict(ROWS=16, BLOCK=128))
 PROMPT = {"PADDED": 16, "KV_PADDED": 2, **{name: HEADS[name] for name in ("HEADS", "KV_HEADS", "WIDTH", "NORM")}}
 check(attention._remember, {"rows": "*i64", "turned": "*bf16"}, PROMPT)

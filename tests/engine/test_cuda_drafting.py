@@ -8,15 +8,17 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed here, so its kernels cannot run, not even interpreted")
 
 from afterbase.engine import local
-from afterbase.engine.cuda.latent import LatentRunner
-from afterbase.engine.cuda.mtp import RecordedMTP
+from afterbase.engine.cuda.latent import LatentLayer, LatentRunner
+from afterbase.engine.cuda.mtp import ModuleCopy, RecordedMTP
 from afterbase.engine.drafts import MTPDrafter
 from afterbase.engine.draw import row_key
 from afterbase.engine.local import EngineConfig, LocalEngine
 from afterbase.engine.runner import PlainRunner
 from afterbase.engine.speculative import MTPDrafting
+from afterbase.model.cache import CacheStep, LayerStep
 from afterbase.model.checkpoint import hf_weights
 from afterbase.records import Sampling
+from afterbase.segments import Segments
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NATIVE = DEVICE.type == "cuda"
@@ -34,10 +36,35 @@ class Alone(LatentRunner):
                 (step or self.step)(rows, cache, rows.running)
 
 
+class Quick(Alone):
+    """The same with the model's own layers in place of interpreted kernels, which have tests of their own."""
+
+    def _attention(self, normal, attention, layer, lengths, done, memory, width):
+        out, rows = torch.zeros_like(normal).unflatten(0, (-1, width)), (done[: len(normal) // width] == 0).nonzero().squeeze(1)
+        if len(rows):
+            segments, remembered = Segments((width,) * len(rows), DEVICE, lengths[rows]), memory[rows]
+            step = CacheStep(self.cache, segments.owner, segments.positions, int(lengths[rows].max()) + width, width)
+            taken = normal.unflatten(0, (-1, width))[rows].flatten(0, 1), segments, self.model.rotary(segments.positions)
+            out[rows] = attention(*taken, LayerStep(step, (remembered,))).unflatten(0, (-1, width))
+            memory[rows] = remembered
+        return out.flatten(0, 1)
+
+    def _feed_forward(self, normal, block, layer):
+        return block.mlp(normal, Segments.of([len(normal)], DEVICE), None)
+
+    def _add(self, hidden, delta, norm):
+        return norm(hidden if delta is None else hidden.add_(delta))
+
+
 @pytest.fixture
-def engine_of(monkeypatch):
+def kind():
+    """What takes the steps."""
+    return LatentRunner if NATIVE else Quick
+
+
+@pytest.fixture
+def engine_of(monkeypatch, kind):
     """An engine on which everything is recorded, with drafts or without."""
-    kind = LatentRunner if NATIVE else Alone
     monkeypatch.setattr(local, "runner_for", lambda model, dtype, *_: kind(model, KIND))
     monkeypatch.setattr(local, "BURST", 3)
     precision = "bfloat16" if NATIVE else "float32"
@@ -85,6 +112,15 @@ def test_recorded_steps_with_drafts_give_the_tokens_of_those_without(tiny, rando
     assert same(generate(engine, *asked), generate(engine_of(model, None), *asked))
     counts = engine.speculation()
     assert counts.steps > 3 and len(counts.whole.drafted) == tokens
+
+
+@pytest.mark.skipif(NATIVE, reason="there all tests have the kernels")
+@pytest.mark.parametrize("kind", [Alone])
+def test_by_kernels_alone_too(tiny, random_tokens, engine_of):
+    """Two drafts by one module, twice, for one row that is hot."""
+    model, ask = tiny("deepseek_v3", **SHAPE), (random_tokens(4), Sampling(1.0, max_tokens=4, seed=1))
+    drafted, plain = (generate(engine_of(model, drafting, 1), ask) for drafting in (MTPDrafting(tokens=2, always=True), None))
+    assert same(drafted, plain)
 
 
 class Oracle(RecordedMTP):
@@ -137,8 +173,8 @@ def test_recorded_drafts_are_those_that_the_host_would_make(tiny, random_tokens,
     model, prompt = tiny("deepseek_v3", **{**SHAPE, **changes}).to(DEVICE), random_tokens(7)
     config, ask = MTPDrafting(tokens=tokens, always=True), (prompt, Sampling(1.0, max_tokens=11, seed=3))
     seen = {}
-    for kind, runner in ((RecordedMTP, Alone), (MTPDrafter, PlainRunner)):
-        monkeypatch.setattr(local, "runner_for", lambda model, dtype, *_, runner=runner: runner(model, *(KIND,) * (runner is Alone)))
+    for kind, runner in ((RecordedMTP, Quick), (MTPDrafter, PlainRunner)):
+        monkeypatch.setattr(local, "runner_for", lambda model, dtype, *_, runner=runner: runner(model, *(KIND,) * (runner is Quick)))
         engine = LocalEngine(model, EngineConfig(rows=1, speculative=config))
         guesses, drafter, rows = seen.setdefault(kind, {}), engine.speculator.drafter, engine.rows
         if kind is RecordedMTP:
@@ -198,7 +234,7 @@ def test_recorded_steps_stop_drafting_where_it_does_not_pay(tiny, random_tokens,
         taking(rows, cache, 1, *(step,) * bool(step))
 
     engine.runner.burst = burst
-    with pytest.warns(UserWarning, match="drafting is off for about 1 requests together"):
+    with pytest.warns(UserWarning, match="drafting is off with about 1 running"):
         generate(engine, (random_tokens(3), Sampling(1.0, max_tokens=24)))
     counts = engine.speculation()
     assert counts.steps > 0 and counts.plain_steps > 0
@@ -225,6 +261,13 @@ def test_new_weights_are_drafted_from_after_a_load(tiny, random_tokens, engine_o
         for weight in model.parameters():
             weight.add_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())).to(DEVICE))
     asyncio.run(engine.load(hf_weights(model), 1))
+    for copy, now in zip(engine.speculator.drafter.modules, map(ModuleCopy.of, model.mtp, [KIND]), strict=True):
+        assert torch.equal(copy.join, now.join)
+        assert all(
+            torch.equal(getattr(copy.layer, name), whole)
+            for name in LatentLayer.__slots__
+            if (whole := getattr(now.layer, name)) is not None
+        )
     again, fresh = generate(engine, asked), engine_of(model, MTPDrafting(always=True))
     assert same(generate(fresh, asked), again)
     after = engine.speculation().whole

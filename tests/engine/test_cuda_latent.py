@@ -64,10 +64,9 @@ def test_a_row_remembers_its_latent_and_its_turned_key(dtype, query_rank, interl
     torch.testing.assert_close(queries.double(), expected, atol=slack(dtype), rtol=slack(dtype))
 
 
-@pytest.mark.parametrize("splits", [1, 4])
-@pytest.mark.parametrize("heads", [5, 70])
+@pytest.mark.parametrize(("heads", "splits", "steady"), [(5, 1, False), (70, 1, False), (5, 4, False), (70, 4, False), (5, None, True)])
 @pytest.mark.parametrize("dtype", [torch.float32, BF16])
-def test_latents_are_keys_and_values_up_to_each_rows_length(dtype, heads, splits):
+def test_latents_are_keys_and_values_up_to_each_rows_length(dtype, heads, splits, steady):
     """In float64, keys and values rebuilt; rows of 1, 65 and 130 tokens, beyond which, and in a row that is done, there are no numbers."""
     shape, lengths = shape_of(heads), torch.tensor([0, 64, 129, 5], device=DEVICE)
     queries, up = normal(4, heads * 10, dtype=dtype), normal(heads, 13, 24, seed=2, dtype=dtype) / 5
@@ -75,7 +74,7 @@ def test_latents_are_keys_and_values_up_to_each_rows_length(dtype, heads, splits
     for row, length in enumerate((0, 64, 129, -1)):
         memory[row, :, length + 1 :] = torch.nan
     done = torch.tensor([0, 0, 0, 2], dtype=torch.int8, device=DEVICE)
-    found = attend_latents(queries, up, shape, lengths, done, memory, splits)
+    found = attend_latents(queries, up, shape, lengths, done, memory, splits, steady=steady)
     assert found[3].isfinite().all()
     for row, length in enumerate((0, 64, 129)):
         latent, key = memory[row, 0, : length + 1].double().split([24, 4], 1)
@@ -109,11 +108,11 @@ def test_tokens_go_where_the_models_router_sends_them(tiny, name):
     assert (found[0].sort(1)[0] == chosen.sort(1)[0]).all()
 
 
-@pytest.mark.parametrize("rows", [1, 8, 9])
+@pytest.mark.parametrize(("rows", "steady"), [(1, False), (8, False), (9, False), (9, True)])
 @pytest.mark.parametrize("dtype", [torch.float32, BF16])
-def test_scores_are_a_product_in_float32(dtype, rows):
+def test_scores_are_a_product_in_float32(dtype, rows, steady):
     tokens, weight = normal(rows, 1030, dtype=dtype), normal(6, 1030, seed=1)
-    found = scored(tokens, weight)
+    found = scored(tokens, weight, steady)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), tokens.double() @ weight.double().T, atol=1e-3 if DEVICE.type == "cpu" else 3e-2, rtol=1e-4)
 

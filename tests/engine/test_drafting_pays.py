@@ -2,13 +2,17 @@
 
 import asyncio
 import warnings
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from afterbase.engine.local import EngineConfig, LocalEngine
 from afterbase.engine.pace import AGAIN, DRAFT_TRIAL, PLAIN_TRIAL, Pace
+from afterbase.engine.recorded import RecordedSpeculator
 from afterbase.engine.runner import PlainRunner
 from afterbase.engine.speculative import MTPDrafting, speculator_for
+from afterbase.errors import Notice
 from afterbase.records import Sampling
 
 MTP_MODEL = {"num_nextn_predict_layers": 1}
@@ -30,7 +34,7 @@ def test_nothing_is_drafted_for_a_full_batch_and_that_is_said_once(tiny, random_
     model = tiny("deepseek_v3", **MTP_MODEL)
     engine = engine_of(model, MTPDrafting(most_rows=2, always=True), rows=4)
     requests = [(random_tokens(5, seed), Sampling(1.0, max_tokens=12 * seed, seed=seed)) for seed in range(1, 5)]
-    with pytest.warns(UserWarning, match=r"while more than 2 requests run together \(4 do now\); raise engine.speculative.most_rows"):
+    with pytest.warns(Notice, match=r"while more than 2 requests run together \(4 do now\); raise engine.speculative.most_rows"):
         crowd = generate(engine, *requests)
     assert engine.speculation().plain_steps == 23 and engine.speculation().steps >= 11
     with warnings.catch_warnings():
@@ -46,7 +50,7 @@ def test_drafting_stops_by_itself_when_it_does_not_pay(tiny, random_tokens):
     ticks, draft = iter(range(100_000)), engine.speculator.drafter.draft
     engine.speculator.clock = lambda: next(ticks)
     engine.speculator.drafter.draft = lambda cache: (next(ticks), draft(cache))[1]
-    with pytest.warns(UserWarning, match="drafting is off for about 1 requests together"):
+    with pytest.warns(Notice, match="drafting is off with about 1 running"):
         generate(engine, (random_tokens(3), Sampling(1.0, max_tokens=60)))
     assert engine.speculation().steps == DRAFT_TRIAL and engine.speculation().plain_steps > 20
 
@@ -79,10 +83,22 @@ def test_where_pauses_are_dear_a_plain_step_is_timed_once():
     assert asked == [False] * 2 + [True] * (2 * AGAIN - 2) and pace.extra == pytest.approx(0.8)
 
 
+def test_a_burst_for_which_a_graph_was_recorded_is_not_timed():
+    """The first of two; that another graph was forgotten for it changes nothing."""
+    runner, rows = SimpleNamespace(recorded=3), SimpleNamespace(running=1, listening=True, keys=torch.zeros(1))
+    runner.burst = lambda rows, cache, steps: setattr(runner, "recorded", 4)
+    speculator = RecordedSpeculator(None, rows, SimpleNamespace(runner=runner, names={}), MTPDrafting())
+    laps = []
+    for _ in range(2):
+        speculator.burst(rows, None, 16)
+        laps.append(len(speculator.laps))
+    assert laps == [0, 1]
+
+
 def test_where_the_device_takes_whole_steps_itself_nothing_is_drafted(tiny):
     """A dense model that decodes by recorded graphs has no step that drafts; that is said."""
     model = tiny("qwen3", **MTP_MODEL)
     rows, runner = engine_of(model, MTPDrafting()).rows, PlainRunner(model)
     runner.alone = True
-    with pytest.warns(UserWarning, match="drafting is off: on a GPU in half precision only models with latent attention draft"):
+    with pytest.warns(Notice, match="drafting is off: on a GPU in half precision only models with latent attention draft"):
         assert speculator_for(MTPDrafting(), model, rows, runner) is None

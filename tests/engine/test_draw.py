@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from afterbase.engine.draw import Knobs, inverted, row_key, uniforms
+from afterbase.engine.draw import Knobs, inverted, knobs_of, row_key, uniforms
+from afterbase.records import Sampling
 
 LOGITS = [2.0, 1.0, 1.0, 0.5, 0.0, -1.0, -3.0]
 
@@ -91,6 +92,12 @@ def test_impossible_tokens_are_never_drawn_at_the_ends(uniform):
     """Tokens of probability 0 stand first and last."""
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
     assert drawn([(1.0, 1.0, 0)], logits, torch.tensor([uniform]).double()).tokens.item() == (1 if uniform == 0 else 2)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"top_p": 0.8}])
+def test_logits_that_are_no_numbers_give_some_token_of_the_vocabulary(knobs):
+    drawn = inverted(torch.full((1, 40), torch.nan), knobs_of([((1,), Sampling(**knobs))], torch.device("cpu")), torch.tensor([0.5]))
+    assert 0 <= drawn.tokens.item() < 40 and drawn.logprobs.isnan().all()
 
 
 def test_the_last_random_number_finds_a_token_in_a_large_vocabulary():

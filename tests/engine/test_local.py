@@ -265,6 +265,21 @@ def test_closing_ends_what_runs_in_words_and_the_engine_can_be_used_again(model)
     assert len(generate(engine, ((1, 2), Sampling(max_tokens=4)))[0][0].tokens) == 4
 
 
+def test_who_asks_a_closed_engine_before_anything_else_happens_is_served(model):
+    engine = LocalEngine(model, EngineConfig(rows=2))
+
+    async def close_and_ask():
+        running = asyncio.create_task(engine.generate((1, 2), Sampling(max_tokens=60)))
+        await asyncio.sleep(0)
+        await engine.close()
+        async with asyncio.timeout(20):
+            answers = await engine.generate((1, 2), Sampling(max_tokens=4))
+        return answers, await asyncio.gather(running, return_exceptions=True)
+
+    (answer,), (closed,) = asyncio.run(close_and_ask())
+    assert len(answer.tokens) == 4 and isinstance(closed, EngineError)
+
+
 def test_a_failure_reaches_everyone_who_waits_and_nobody_else(model, caplog):
     """What breaks a pass reaches every request in it; the next request is served, and nothing is said twice."""
     engine = LocalEngine(model, EngineConfig())

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from afterbase.engine.rows import FULL, IDLE, STOPPED, Group, Rows
+from afterbase.errors import EngineError
 from afterbase.records import Completion, Sampling
 
 VOCABULARY = 300
@@ -223,3 +224,53 @@ def test_a_device_passes_over_rows_that_were_dropped():
     assert driver.rows.drop() == groups and driver.rows.running == 0
     driver.ask(range(50))
     assert driver.rows.done.tolist() == [0, IDLE, IDLE, IDLE]
+
+
+def test_who_joins_is_reckoned_with_also_where_the_host_has_asked_for_half():
+    """After draws that the host saw it asks for the longest row alone; then thirty tokens join, and a burst of two follows."""
+    driver = Driver()
+    driver.ask([5] * 9)
+    driver.step()
+    assert driver.rows.filled() == 2
+    driver.ask([5] * 9, prompt=range(30))
+    driver.rows.filled()
+    group = Group(tuple(range(40)), Sampling(max_tokens=9), range(1), asyncio.Future(loop=asyncio.new_event_loop()))
+    driver.rows.place([group])
+    assert driver.rows.filled() == 40
+    driver.rows.burst(2)
+    assert driver.rows.filled() == 42
+
+
+def test_who_has_stopped_waiting_hears_no_more():
+    """The device had drawn another token before the request was cancelled; the host looks afterwards."""
+    driver, heard = Driver(), []
+    group = driver.ask([5] * 9, max_tokens=20)
+    group.watch, driver.rows.watched = lambda *news: heard.append(news[1]), True
+    driver.rows.look(3)
+    say(driver.rows, 6)
+    seen = driver.rows.seen()
+    group.future.cancel()
+    driver.rows.look(3, seen)
+    assert heard == [5]
+
+
+def test_an_answer_without_finite_log_probabilities_is_an_error_of_its_own():
+    """The first row's logits are NaN; the second's are not."""
+    driver = Driver()
+    broken, sound = driver.ask([5] * 9, max_tokens=2), driver.ask([5] * 9, max_tokens=2)
+    driver.rows.last()
+    logits = torch.zeros(2, VOCABULARY)
+    logits[0] = torch.nan
+    driver.rows.advance(logits, version=3)
+    with pytest.raises(EngineError, match="weights 3 give logits that are not finite numbers"):
+        broken.future.result()
+    assert len(sound.finished[0].tokens) == 2
+
+
+def test_nobody_listens_once_the_last_stop_string_has_gone():
+    driver = Driver(decode=ascii_text)
+    driver.ask([5] * 9)
+    heard = driver.ask([65, 66, 67], stop=("AB",))
+    assert driver.rows.listening
+    driver.finish(heard)
+    assert not driver.rows.listening and driver.rows.running == 1

@@ -62,6 +62,18 @@ def test_attention_over_a_stream_is_float64s(lengths):
     torch.testing.assert_close(sums.double(), wanted_sums, atol=1e-2, rtol=1e-2)
 
 
+def test_a_sequence_may_span_more_numbers_than_32_bits_count():
+    """130 tokens so far apart that those from the 97th on begin behind 2^31 numbers; almost none of that memory is touched."""
+    near, stride = normal(130, 1, 16), 2**31 // 96
+    try:
+        far = torch.empty(130 * stride, dtype=BF16, device=DEVICE).as_strided((130, 1, 16), (stride, 16, 1)).copy_(near)
+    except RuntimeError:
+        pytest.skip("there are no 6 GB of addresses here")
+    starts = Segments.of([130], DEVICE).starts
+    for one, other in zip(*(packed.attention(x, x, x, starts, 130, 0.3) for x in (near, far)), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("normed", [False, True])
 def test_a_token_is_attended_for_alike_in_a_prompt_and_when_drawn(monkeypatch, normed):
     """Rows of one span and of two, whose last token comes anew; memories hold no numbers from it on."""

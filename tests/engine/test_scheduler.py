@@ -6,7 +6,7 @@ import pytest
 
 from afterbase.engine.local import EngineConfig, LocalEngine
 from afterbase.engine.slots import GIB, token_bytes
-from afterbase.errors import EngineError
+from afterbase.errors import Busy, EngineError
 from afterbase.model.checkpoint import hf_weights
 from afterbase.records import Sampling
 
@@ -125,8 +125,11 @@ def test_a_queue_has_an_end(model):
     engine = LocalEngine(model, EngineConfig(rows=1, queue=2))
     answers = generate(engine, *[((1, 2), Sampling(max_tokens=3))] * 5)
     assert [isinstance(answer, EngineError) for answer in answers] == [False] * 3 + [True] * 2
-    assert str(answers[-1]).startswith("3 answers run or wait and 1 more were asked for; engine.rows=1 and engine.queue=2 allow 3")
+    assert str(answers[-1]).startswith("3 answers run or wait and 1 more were asked for; at most 3 may (engine.rows + engine.queue)")
     assert len(generate(engine, ((1, 2), Sampling(max_tokens=3)))[0]) == 1
+    never = generate(engine, ((1, 2), Sampling(max_tokens=3), 4))[0]
+    assert str(never).startswith("4 answers were asked for at once; at most 3 may run or wait (engine.rows + engine.queue)")
+    assert isinstance(answers[-1], Busy) and not isinstance(never, Busy)
 
 
 def test_cancelling_frees_rows_and_places_at_once(model):

@@ -70,6 +70,8 @@ def test_every_request_gets_the_tokens_that_it_gets_without_drafts(way, random_t
             assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
             assert one.sampled_logprobs == pytest.approx(other.sampled_logprobs, abs=1e-5)
     assert engine.speculation().steps > 20
+    shares = ", ".join(f"{share:.0%}" for share in engine.speculation().whole.fractions)
+    assert str(engine.speculation()).startswith(f"drafts kept, by place: {shares} ({engine.speculation().steps} of ")
     assert sum(engine.speculation().whole.accepted) > (5 if drafting.kind == "mtp" else 20), "a test of rejections alone"
 
 
@@ -273,5 +275,5 @@ def test_a_stop_among_accepted_drafts_ends_the_answer_there(tiny, how):
 
 
 def test_mtp_drafts_need_an_mtp_module(tiny):
-    with pytest.raises(EngineError, match='the model has no MTP module; take kind = "ngram"'):
+    with pytest.raises(EngineError, match="the model has no MTP module to draft with"):
         engine_of(tiny("qwen3"), MTPDrafting())

@@ -12,14 +12,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch import distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from afterbase.dist import here, join, leads, told
 from afterbase.errors import ConfigError
-from afterbase.model.checkpoint import save_model
+from afterbase.model.checkpoint import load_model, look_at, save_model
 from afterbase.model.parallel.mesh import MeshConfig
 from afterbase.model.parallel.pieces import collect_gradients, forget_gradients
 from afterbase.objective.likelihood import Likelihood
 from afterbase.records import Sample
+from afterbase.train.alike import AlikeTrainer, wants_whole
+from afterbase.train.critic import scored
 from afterbase.train.packing import pack
 from afterbase.train.sharded import ShardedTrainer
 from afterbase.train.trainer import LocalTrainer, TrainerConfig
@@ -30,6 +34,14 @@ BIASED = {"attention_bias": True, "mlp_bias": True}
 FAMILIES = {"llama": ("llama", BIASED, {}), "qwen2": ("qwen2", {}, {}), "qwen3": ("qwen3", {}, {}), "deepseek_v3 with MTP": DEEP}
 SIDES = ("data", "tensor", "context", "expert")
 FAST = {"optim": {"schedule": {"peak": 0.02, "warmup": 0}, "clip_norm": 0.05}, "balance_speed": 0.01}
+HALF = {"precision": "bfloat16", "weights": "bfloat16"}
+SLOW = {"schedule": {"peak": 1e-4, "warmup": 0}}  # FP8 makes steps out of the last digits of a sum
+ALIKE = {
+    "Muon": (DEEP, {"optim": {"kind": "muon"}}),
+    "adapters": (FAMILIES["qwen3"], {"lora": {"rank": 2}}),
+    "masters": (DEEP, {"precision": "bfloat16", "weights": "bfloat16", "offload": True}),
+    "FP8": (FAMILIES["llama"], {"precision": "fp8", "optim": SLOW}),
+}
 TOLERANCE = 1e-4
 
 
@@ -175,15 +187,92 @@ def check_saving(family: tuple, sides: dict, others: dict, room: Path) -> None:
             second.lending.lend(word[1])
 
 
-def check_skipping() -> None:
-    """A loss that is not finite on one rank stops the update of all."""
-    spread = several(*FAMILIES["qwen3"], {})
+def check_loading(family: tuple, sides: dict, room: Path, dtype: torch.dtype | None = None) -> None:
+    """Parts that are read from a checkpoint are those of a model that was read whole, on every side, and of FP8 weights too."""
+    name, changes, settings = family
+    room = Path(told(str(room)))
+    if leads():
+        room.mkdir()
+        save_model(build(name, **changes), room, dtype)
+    told()
+    config = TrainerConfig(**settings, mesh=MeshConfig(**sides))
+    cut = ShardedTrainer(load_model(room, dtype=torch.float32).to(here().device), config, 1, here().device)
+    read = ShardedTrainer(look_at(room), config, 1, here().device)
+    assert [piece.name for piece in read.pieces] == [piece.name for piece in cut.pieces]
+    for mine, wanted in zip(read.pieces, cut.pieces, strict=True):
+        assert torch.equal(mine.own, wanted.own) and mine.own.dtype == torch.float32, mine.name
+    for (buffer, mine), (_, wanted) in zip(read.model.named_buffers(), cut.model.named_buffers(), strict=True):
+        assert torch.equal(mine, wanted), buffer
+    for _ in range(2):  # the weights that learn are those that were read
+        numbers = [trainer.learn(trainer.batches(samples()), Likelihood()) for trainer in (read, cut)]
+        same_numbers(*numbers)
+
+
+class Allocated(TorchDispatchMode):
+    """Counts the bytes of every new tensor, however soon it is given up again; a mapped file's are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out) if func is not torch.ops.aten.set_.source_Storage else ():
+            if isinstance(x, Tensor) and not x.is_meta and _storage(x) not in given:
+                self.total += getattr(x, "_local_tensor", x).nbytes
+        return out
+
+
+def _storage(x: Tensor) -> int:
+    return getattr(x, "_local_tensor", x).untyped_storage().data_ptr()
+
+
+def check_memory(room: Path) -> None:
+    """To read its parts a rank asks for memory for them, and for no more than one tensor beside."""
+    room, wide = Path(told(str(room))), {"hidden_size": 64, "vocab_size": 512, "intermediate_size": 256}
+    whole = build("llama", **wide)
+    if leads():
+        room.mkdir()
+        save_model(whole, room)
+    told()
+    with Allocated() as allocated:
+        trainer = ShardedTrainer(look_at(room), TrainerConfig(), 1, here().device)
+    parts = sum(piece.own.nbytes for piece in trainer.pieces)
+    size = max(parameter.nbytes for parameter in whole.parameters())
+    assert parts < 0.51 * sum(parameter.nbytes for parameter in whole.parameters())
+    assert parts <= allocated.total <= parts + size, (parts, size, allocated.total)
+
+
+def alike(name: str, changes: dict, settings: dict, steps: int = 1) -> AlikeTrainer:
+    return AlikeTrainer(build(name, **changes).to(here().device), TrainerConfig(**settings), steps)
+
+
+def check_alike(family: tuple, **more) -> None:
+    """Three updates where every rank holds the whole model; the last has so few samples that one rank has none."""
+    name, changes, settings = family
+    settings = {**settings, **FAST, **more, "optim": {**FAST["optim"], **more.get("optim", {})}}
+    local, spread = single(name, changes, settings, 3), alike(name, changes, settings, 3)
+    rounding = 5e-2 if "precision" in more else 1e-3
+    for step, lengths in enumerate((LENGTHS, LENGTHS, (9,))):
+        given = samples(step, lengths)
+        wanted = learned(local, pack(given, 24, here().device)) | local.step()
+        same_numbers(spread.learn(spread.batches(given), Likelihood()), wanted, rounding)
+    for found, wanted in zip(spread.scored(samples()), scored(local, samples()), strict=True):
+        torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), atol=rounding, rtol=rounding)
+    same(dict(spread.model.state_dict()), dict(local.model.state_dict()), rounding)
+    mine = told({name: tensor.clone() for name, tensor in spread.model.state_dict().items()})
+    assert all(torch.equal(mine[name], tensor) for name, tensor in spread.model.state_dict().items()), "ranks have drifted apart"
+
+
+def check_skipping(spread: ShardedTrainer | AlikeTrainer) -> None:
+    """A loss that is not finite on one rank stops the update of all, even if its gradient is."""
     before = weights(spread)
 
     class Bad(Likelihood):
         def __call__(self, logprobs, batch, entropy=None):
             loss, metrics = super().__call__(logprobs, batch, entropy)
-            return (loss * float("inf") if dist.get_rank() == 1 else loss), metrics
+            return (loss + float("inf") if dist.get_rank() == 1 else loss), metrics
 
     metrics = spread.learn(spread.batches(samples()), Bad())
     assert metrics["train/skipped_updates/count"] == 1 and spread.skipped == 1
@@ -211,7 +300,13 @@ def check_refusals() -> None:
         _refused(sides, said)
     _refused({"expert": 2}, "has no experts")
     _refused({"tensor": 2}, "num_key_value_heads=1; 1 would", num_key_value_heads=1)
-    _refused({}, "one process only", optim={"kind": "muon"})
+    for asked in ({"optim": {"kind": "muon"}}, {"lora": {}}, {"offload": True}):
+        try:
+            wants_whole(TrainerConfig(**asked, mesh=MeshConfig(context=2)))
+        except ConfigError as error:
+            assert "wants the whole model in every process, and trainer.mesh.context=2 cuts it" in str(error), error
+        else:
+            raise AssertionError(f"{asked} was not refused")
 
 
 def _refused(sides: dict, said: str, optim: dict | None = None, **changes) -> None:
@@ -235,8 +330,18 @@ def checks(room: Path) -> dict:
         made[f"one short sample, {side}"] = lambda side=side: check_gradients(DEEP, {side: world}, samples(3, (5,)))
         made[f"recomputed blocks, {side}"] = lambda side=side: check_gradients(DEEP, {side: world}, samples(), recompute=9)
     made["saved, tensor to expert"] = lambda: check_saving(DEEP, {"tensor": world}, {"expert": world}, room / "a")
+    unlearned = ("deepseek_v3", {"num_nextn_predict_layers": 1}, {})  # its MTP module has no moments
+    made["saved, unlearned"] = lambda: check_saving(unlearned, {"expert": world}, {"data": world}, room / "c")
     made["saved, data to tensor"] = lambda: check_saving(FAMILIES["qwen2"], {"data": world}, {"tensor": world}, room / "b")
-    made["a bad batch"] = check_skipping
+    for side in SIDES:
+        made[f"loaded, {side}"] = lambda side=side: check_loading(DEEP, {side: world}, room / f"loaded-{side}")
+    made["loaded in little memory"] = lambda: check_memory(room / "loaded-memory")
+    made["loaded, tied"] = lambda: check_loading(FAMILIES["qwen2"], {"data": world}, room / "loaded-tied")
+    made["loaded, FP8"] = lambda: check_loading(DEEP, {"tensor": world}, room / "loaded-fp8", torch.float8_e4m3fn)
+    made["a bad batch"] = lambda: check_skipping(several(*FAMILIES["qwen3"], {}))
+    made["a bad batch, alike"] = lambda: check_skipping(alike(*FAMILIES["qwen3"]))
+    for name, (family, more) in ALIKE.items():
+        made[f"alike, {name}"] = lambda family=family, more=more: check_alike(family, **more)
     for side in SIDES[:3]:
         made[f"bfloat16, {side}"] = lambda side=side: check_half({side: world})
     made["refusals"] = check_refusals

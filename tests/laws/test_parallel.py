@@ -22,7 +22,18 @@ FAMILIES = ("llama", "qwen2", "qwen3", "deepseek_v3 with MTP")
 CHECKS = [
     *(f"gradients, {side}, {family}" for side in SIDES for family in FAMILIES if side != "expert" or family.startswith("deepseek")),
     *(f"{what}, {side}" for side in SIDES for what in ("steps", "score", "one short sample", "recomputed blocks")),
-    *("saved, tensor to expert", "saved, data to tensor", "a bad batch", *(f"bfloat16, {side}" for side in SIDES[:3]), "refusals"),
+    *(f"alike, {what}" for what in ("Muon", "adapters", "masters", "FP8")),
+    *(f"loaded, {what}" for what in (*SIDES, "tied", "FP8")),
+    *(
+        "saved, tensor to expert",
+        "saved, data to tensor",
+        "saved, unlearned",
+        "loaded in little memory",
+        "a bad batch",
+        "a bad batch, alike",
+        *(f"bfloat16, {side}" for side in SIDES[:3]),
+        "refusals",
+    ),
 ]
 
 
@@ -30,7 +41,7 @@ CHECKS = [
 def found(tmp_path_factory) -> dict[str, str]:
     """What two processes found of each check: nothing, or what went wrong."""
     room = tmp_path_factory.mktemp("parallel")
-    for name in "ab":
+    for name in "abc":
         (room / name).mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

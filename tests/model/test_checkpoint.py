@@ -113,6 +113,12 @@ def test_a_model_keeps_the_files_dtype_unless_told_otherwise(tiny, tmp_path):
         assert all(b.dtype == torch.float32 and torch.equal(b, own) for b, own in zip(loaded.buffers(), model.buffers(), strict=True))
 
 
+def test_the_dtype_that_is_written_is_that_of_the_weights_and_the_only_one(tiny, tmp_path):
+    save_model(tiny("qwen2", torch_dtype="bfloat16"), tmp_path)
+    table = json.loads((tmp_path / "config.json").read_text())
+    assert table["dtype"] == "float32" and "torch_dtype" not in table
+
+
 def test_weights_are_views_of_the_model(tiny):
     """What a trainer hands to an engine on the same device costs nothing."""
     model = tiny("deepseek_v3")
@@ -195,6 +201,10 @@ DAMAGES = {
     "index of another model": (
         lambda d: (d / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}'),
         r"gone\.safetensors is named by the index and missing",
+    ),
+    "index of files elsewhere": (
+        lambda d: (d / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../a.safetensors", "b": "/dev/stdin"}}'),
+        r"index\.json names \.\./a\.safetensors, /dev/stdin, not the \*\.safetensors files beside it",
     ),
 }
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from afterbase.model.block_scales import FP8
-from afterbase.model.fp8 import Eighths, Scaled, learn_in_fp8, product, scaled_both_ways, scaled_weights
+from afterbase.model.fp8 import Eighths, Scaled, product, scaled_both_ways, scaled_weights
+from afterbase.model.fp8_experts import learn_in_fp8
 from afterbase.model.joined import Joined
 from afterbase.segments import Segments
 
@@ -29,7 +30,7 @@ def tile_by_tile(matrix: torch.Tensor) -> torch.Tensor:
     for row in rounded:
         for tile in row.split(128):
             scale = tile.abs().max() / 448
-            tile.copy_((tile / scale).to(FP8).float() * scale if scale else tile)
+            tile.copy_((tile * scale.reciprocal()).to(FP8).float() * scale if scale else tile)
     return rounded
 
 
@@ -38,7 +39,7 @@ def block_by_block(matrix: torch.Tensor) -> torch.Tensor:
     for strip in rounded.split(128):
         for block in strip.split(128, dim=1):
             scale = block.abs().max() / 448
-            block.copy_((block / scale).to(FP8).float() * scale if scale else block)
+            block.copy_((block * scale.reciprocal()).to(FP8).float() * scale if scale else block)
     return rounded
 
 
@@ -168,6 +169,15 @@ def test_who_does_not_learn_reads_the_weights_as_they_are():
     with torch.no_grad():
         for found, layer in zip(Eighths(*three)(hidden), three, strict=True):
             assert torch.equal(found, layer(hidden))
+
+
+def test_no_other_path_multiplies_in_half_precision_what_learns(monkeypatch):
+    """What asks for copies in half precision to multiply by itself gets none while something learns."""
+    monkeypatch.setattr(Joined, "fits", lambda self, hidden: True)
+    joined, hidden = Eighths(*layers(40)), noise(4, 150)
+    assert not joined.fits(hidden)
+    with torch.no_grad():
+        assert joined.fits(hidden)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3_moe", "deepseek_v3"])

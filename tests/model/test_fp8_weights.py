@@ -51,6 +51,14 @@ def test_ragged_blocks_are_read_number_by_number_and_written_back_alike(shape, d
     assert torch.equal(quantize(read, block_scales(read, (8, 8)), (8, 8)).float(), stored.float())
 
 
+@pytest.mark.parametrize("block", [(10**12, 4), (2, 10**12), (10**30, 10**30)])
+def test_a_block_of_any_size_takes_no_more_memory_than_its_matrix(block):
+    weight, scales = torch.ones(3, 5).to(FP8), torch.full([-(-size // part) for size, part in zip((3, 5), block, strict=True)], 2.0)
+    read = torch.empty(3, 5)
+    dequantize(read, weight, scales, block)
+    assert torch.equal(read, torch.full((3, 5), 2.0))
+
+
 def test_a_matrix_larger_than_what_is_converted_at_a_time(monkeypatch):
     weight = torch.randn(40, 20, generator=torch.Generator().manual_seed(0))
     whole = block_scales(weight, (8, 8))

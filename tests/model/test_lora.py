@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from afterbase.errors import CheckpointError, ConfigError
 from afterbase.model.adapter_files import ADAPTER, read_adapter, save_adapter
 from afterbase.model.checkpoint import load_model, save_model
-from afterbase.model.joined import with_adapters
+from afterbase.model.joined import Joined, with_adapters
 from afterbase.model.lora import LoraConfig, adapt, adapters, without_adapters
+from afterbase.model.moe import by_expert
+from afterbase.model.routed import Routed
 from afterbase.segments import Segments
 
 FAMILIES = ["llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v2", "deepseek_v3"]
@@ -103,6 +105,7 @@ def test_the_merged_model_says_what_the_adapted_one_says(tiny, random_tokens, fa
     torch.testing.assert_close(logits(load_model(tmp_path), tokens), wanted, rtol=2e-5, atol=2e-5)
     with without_adapters(model):
         assert torch.equal(logits(model, tokens), plain)
+        assert all(torch.equal(layer.weight, layer.base) for layer in adapters(model).values())
     assert torch.equal(logits(model, tokens), wanted)
 
 
@@ -231,6 +234,14 @@ def test_adapters_that_are_others_or_damaged_are_refused_and_none_is_taken_over(
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
 
 
+def test_adapters_of_a_model_of_another_width_are_refused(tiny, tmp_path):
+    saved(adapted(tiny("qwen2", hidden_size=24, head_dim=4)), tmp_path)
+    other = tiny("qwen2")
+    adapt(other, LORA)
+    with pytest.raises(CheckpointError, match="of another shape"):
+        read_adapter(other, LORA, tmp_path)
+
+
 def test_a_directory_that_holds_adapters_alone_is_no_model_and_says_whose_they_are(tiny, tmp_path):
     inner = tmp_path / ADAPTER
     inner.mkdir()
@@ -238,3 +249,53 @@ def test_a_directory_that_holds_adapters_alone_is_no_model_and_says_whose_they_a
     for directory in (tmp_path, inner):
         with pytest.raises(CheckpointError, match=f"holds an adapter and no model; give its base, {tmp_path / 'base'}, or a checkpoint"):
             load_model(directory)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Linear layers of one input are one product in half precision, and SwiGLU is done with the product behind it, as by the kernels."""
+    pytest.importorskip("triton")
+    from afterbase.model.cuda import layers
+
+    def two_passes(gradient, gate, up):
+        with torch.enable_grad():
+            gate, up = gate.detach().requires_grad_(), up.detach().requires_grad_()
+            return torch.autograd.grad(F.silu(gate) * up, (gate, up), gradient)
+
+    monkeypatch.setattr(Joined, "fits", lambda self, hidden: torch.is_autocast_enabled("cpu"))
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: torch.bfloat16)
+    monkeypatch.setattr(layers, "swiglu_backward", two_passes)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "deepseek_v3"])
+def test_joined_layers_in_half_precision_have_the_gradients_of_float32_within_rounding(as_on_a_gpu, tiny, random_tokens, family):
+    model, tokens, found = adapted(tiny(family)), torch.tensor(random_tokens(11)), {}
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = model(tokens, Segments.of([11])).float().square().mean()
+        loss.backward()
+        found[half] = {
+            f"{name}.{factor}": getattr(layer, factor).grad for name, layer in adapters(model).items() for factor in ("lora_A", "lora_B")
+        }
+        model.zero_grad()
+    for name, gradient in found[True].items():
+        assert gradient.dtype == torch.float32
+        assert (gradient - found[False][name]).norm() < 0.1 * found[False][name].norm(), name
+
+
+def test_frozen_experts_on_a_gpu_pass_the_gradient_on_and_their_own_is_not_computed(monkeypatch):
+    """Of six grouped products, two forwards and four backwards, two are for the experts' own gradients."""
+    pytest.importorskip("triton")
+    calls, product = [], torch._grouped_mm
+    monkeypatch.setattr(torch, "_grouped_mm", lambda *arguments, **options: calls.append(1) or product(*arguments, **options))
+    generator = torch.Generator().manual_seed(0)
+    hidden, gates, found = torch.randn(6, 8, generator=generator), torch.rand(6, 2, generator=generator), []
+    stacks = [torch.randn(5, *shape, generator=generator) for shape in ((16, 8), (16, 8), (8, 16))]
+    sorting = by_expert(torch.randint(0, 5, (6, 2), generator=generator), 5)
+    for learned in (True, False):
+        stacks = [stack.detach().requires_grad_(learned) for stack in stacks]
+        leaf = hidden.clone().requires_grad_()
+        Routed.apply(leaf, None, gates, sorting, torch.cat(stacks[:2], 1).detach(), stacks[2].detach(), *stacks).square().sum().backward()
+        found.append(leaf.grad)
+        assert all((stack.grad is not None) == learned for stack in stacks)
+    assert torch.equal(*found) and len(calls) == 6 + 4

@@ -2,7 +2,7 @@
 
 import torch
 
-from afterbase.model.rows import Dispatch, Pad, Permute, Take
+from afterbase.model.rows import Dispatch, LookUp, Pad, Permute, Take
 from afterbase.segments import Segments
 
 
@@ -24,6 +24,19 @@ def test_taking_rows():
 
 def test_taking_no_rows():
     agree(lambda rows: Take.apply(rows, torch.zeros(0, dtype=torch.long)), lambda rows: rows[:0], (6, 3))
+
+
+def test_looking_up_rows_any_number_of_times():
+    tokens = torch.tensor([2, 0, 2, 2])
+    agree(lambda table: LookUp.apply(table, tokens), lambda table: table[tokens], (4, 3))
+    agree(lambda table: LookUp.apply(table, tokens[:0]), lambda table: table[:0], (4, 3))
+
+
+def test_a_thousand_equal_gradients_of_half_a_row_are_a_thousand():
+    """In bfloat16 256 + 1 is 256."""
+    table = torch.zeros(3, 2, dtype=torch.bfloat16, requires_grad=True)
+    LookUp.apply(table, torch.full((1024,), 1)).sum().backward()
+    assert table.grad.tolist() == [[0, 0], [1024, 1024], [0, 0]]
 
 
 def test_dispatching_each_token_to_two_experts():

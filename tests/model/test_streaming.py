@@ -130,6 +130,14 @@ def test_a_save_that_is_killed_while_it_takes_the_others_place_leaves_nothing_th
         load_model(tmp_path)
 
 
+def test_what_a_killed_save_left_is_swept_away_also_by_a_process_of_the_same_number(tiny, tmp_path):
+    for number in (os.getpid(), 1):
+        (tmp_path / f".weights.tmp-{number}").mkdir()
+        (tmp_path / f".weights.tmp-{number}" / "model.safetensors").write_bytes(b"half")
+    save_model(tiny("qwen3"), tmp_path)
+    assert sorted(files(tmp_path)) == ["config.json", "model.safetensors"]
+
+
 def test_a_checkpoint_takes_the_place_of_another_whole(tiny, tmp_path):
     """Many files before, one after, and the other way round; a tokenizer beside them stays."""
     (tmp_path / "tokenizer.json").write_text("{}")

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
+from afterbase.dist import summed
 from afterbase.objective.grpo import Grpo, GrpoConfig
 from afterbase.records import Sample
 from afterbase.train.packing import pack, step_totals
@@ -37,7 +38,7 @@ def answer(place: int, length: int) -> Sample:
 def learned(config: GrpoConfig, samples: list[Sample]) -> tuple[torch.Tensor, dict[str, float]]:
     """The gradient of five logits in batches of at most 7 tokens, and the metrics."""
     logits, metrics = torch.linspace(-1, 1, 5).requires_grad_(), {}
-    for batch in pack(samples, 7, totals=step_totals(samples)):
+    for batch in pack(samples, 7, totals=summed(step_totals(samples))):
         logprobs = logits.log_softmax(0)
         entropy = -(logprobs.exp() * logprobs).sum().expand(len(batch.picked))
         loss, found = Grpo(config)(logprobs[batch.tokens[batch.picked]], batch, entropy)

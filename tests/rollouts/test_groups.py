@@ -38,10 +38,10 @@ def group(tokenizer, line, **sampling):
 def test_tokens_are_kept_as_seen_and_drawn(tokenizer):
     """No text is tokenized again between sampling and learning, not even text that could be tokenized otherwise."""
     line = tuple(token for letter in "answer" for token in tokenizer.encode(letter))
-    engine, rollouts = group(tokenizer, line)
+    engine, rollouts = group(tokenizer, line, seed=5)
     assert len(line) > len(tokenizer.encode("answer")) and engine.asked[2] == len(rollouts) == 3
     for rollout in rollouts:
-        assert rollout.prompt is PROMPT and rollout.score is None
+        assert rollout.prompt is PROMPT and rollout.score is None and rollout.seed == 5
         assert rollout.prompt_tokens == engine.asked[0] == tuple(prompt_tokens(tokenizer, PROMPT, "chat"))
         assert rollout.completion.tokens == line and rollout.text == "answer"
 
@@ -62,17 +62,17 @@ def test_the_tokenizers_stop_ids_join_those_asked_for(tokenizer):
 
 
 def test_a_rollout_becomes_a_row_that_reads_by_itself(tokenizer):
-    _, rollouts = group(tokenizer, tuple(tokenizer.encode("4")))
-    row = record(rollouts[0].judged(Score(1.0, {"answer": 1.0}, "correct", "4 = 4")), seed=11)
+    _, rollouts = group(tokenizer, tuple(tokenizer.encode("4")), seed=11)
+    row = record(rollouts[0].judged(Score(1.0, {"answer": 1.0}, "correct", "4 = 4")))
     assert row == {
         "prompt": "sums-7", "domain": "math", "question": "What is 2 + 2?", "answer": "4", "response": "4", "tokens": 1, "finish": "stop",
         "version": 3, "seed": 11, "value": 1.0, "parts": {"answer": 1.0}, "outcome": "correct", "note": "4 = 4",
     }  # fmt: skip
-    assert "value" not in record(rollouts[0], seed=11)
+    assert "value" not in record(rollouts[0])
 
 
 def test_rows_are_written_one_a_line_whatever_the_text(tokenizer, tmp_path):
     _, rollouts = group(tokenizer, tuple(tokenizer.encode("小明\n说\u2028“4”")))
-    write_rollouts(tmp_path / "rollouts" / "000003.jsonl", [(rollout, 1) for rollout in rollouts])
+    write_rollouts(tmp_path / "rollouts" / "000003.jsonl", rollouts)
     lines = (tmp_path / "rollouts" / "000003.jsonl").read_bytes().decode().split("\n")
     assert [json.loads(line)["response"] for line in lines[:-1]] == ["小明\n说\u2028“4”"] * 3 and lines[-1] == ""

@@ -1,12 +1,14 @@
 """A file of questions answered: every row once, in order, whatever kills the work in between."""
 
 import asyncio
+import gc
 import json
 
 import pytest
 
 from afterbase.engine.draw import row_key
 from afterbase.engine.local import EngineConfig, LocalEngine
+from afterbase.errors import Stopped
 from afterbase.records import Message, Sampling
 from afterbase.stages.session import load_pair
 from afterbase.text.chat import render
@@ -70,14 +72,19 @@ def test_a_failing_row_is_told_in_its_line_and_the_others_go_on(asked):
     bad = [
         {"prompt": "How many apples? " * 200},
         {"prompt_token_ids": [10**6]},
+        {"prompt_token_ids": [1, True]},
+        {"prompt_token_ids": []},
         {"prompt": 5},
         {"messages": [{"role": "wizard"}]},
         {"prompt": "\ud800"},
     ]
     code, err, lines = asked(*bad, ROWS[0])
-    assert code == 1 and "5 questions could not be answered" in err
-    said = ["leaves no room in the context of 256", "give a list of token ids", "give a text", "a message is", "half a character"]
-    assert all(word in line["error"] for word, line in zip(said, lines, strict=False)) and len(lines[5]["answers"]) == 2
+    assert code == 1 and "7 questions could not be answered" in err
+    said = [
+        "leaves no room in the context of 256", "a prompt holds token 1000000", "give a list of token ids", "an empty prompt",
+        "give a text", "a message is", "half a character",
+    ]  # fmt: skip
+    assert all(word in line["error"] for word, line in zip(said, lines, strict=False)) and len(lines[7]["answers"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -93,6 +100,31 @@ def test_answers_by_other_settings_are_never_mixed_in(asked):
     asked()
     code, err, _ = asked(options=("--max-tokens", "8"))
     assert code == 2 and "by other settings" in err and "give another --out" in err
+
+
+@pytest.mark.filterwarnings("ignore::afterbase.errors.Notice")
+@pytest.mark.parametrize("draft", [("mtp",), ("ngram", "--draft-tokens", "3")])
+def test_drafting_changes_no_answer_and_no_mark_and_is_told_at_the_end(base, command, rows, tmp_path, draft):
+    """Eight rows draft; a file that was begun without drafts goes on with them."""
+    page, plain, drafted = rows(*ROWS, name="in.jsonl"), tmp_path / "plain", tmp_path / "drafted"
+    asked = "generate", base, "--in", page, "--max-tokens", "40", "--temperature", "0", "--rows", "4"
+    assert command(*asked, "--out", plain)[0] == 0
+    drafted.write_text(plain.read_text().splitlines(keepends=True)[2])
+    code, _, err = command(*asked, "--out", drafted, "--draft", *draft)
+    assert code == 0 and "drafts kept, by place: " in err and " steps drafted)" in err
+    assert drafted.read_text() == plain.read_text()
+
+
+def test_a_stop_in_the_midst_of_a_step_is_told_once(asked, monkeypatch, caplog):
+    """By the command alone: asyncio has nothing to add about the engine's own task."""
+
+    def stop(engine):
+        raise Stopped("all that was finished is on the disk")
+
+    monkeypatch.setattr(LocalEngine, "_go_on", stop)
+    code, err, lines = asked()
+    gc.collect()
+    assert code == 0 and lines == [] and "stopped as asked" in err and "Traceback" not in err and caplog.records == []
 
 
 @pytest.mark.parametrize("text", ["my diary\n", "my diary", "{}", '{"a": 1}\n', "{\n}\n"])

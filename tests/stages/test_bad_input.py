@@ -118,6 +118,7 @@ def test_a_data_file_that_is_empty(refused, page, rows, tmp_path, stage):
         ("rl", "clip=0.1", "unknown key 'clip'; did you mean 'objective.clip'?"),
         ("rl", "minibatches=3", "prompts_per_step=2 does not divide into minibatches=3"),
         ("rl", 'engine.precision="bfloat16"', "set both alike"),
+        ("rl", 'trainer.precision="fp8"', "which has no FP8; set trainer.precision and engine.precision to \"bfloat16\""),
         ("curate", "others_count=2", "others_count=2 needs `others`"),
         ("evaluate", 'benchmarks.0.smapling.max_tokens=2', "unknown key 'benchmarks.0.smapling'; did you mean 'sampling'?"),
     ],

@@ -65,7 +65,7 @@ def test_a_function_that_changed_after_the_run_was_done_makes_another_run(page, 
 
 
 def test_a_wrong_path_is_told_before_the_model_is_loaded(page, command, monkeypatch):
-    monkeypatch.setattr("afterbase.stages.rl.Session", None)
+    monkeypatch.setattr("afterbase.stages.rl.begin", None)
     code, _, err = command("rl", page, "rewards.domains.default=[{kind='function', path='my_even:odd'}]")
     assert code == 2 and "the reward 'my_even:odd' names no function of" in err and "its functions are: even" in err
 

@@ -25,6 +25,7 @@ from afterbase.stages.learning import GrpoLearning, _over_updates
 from afterbase.stages.rl_config import RlConfig
 from afterbase.stages.rl_metrics import loop_metrics
 from afterbase.track import read_metrics
+from afterbase.train.packing import pack
 from afterbase.train.trainer import LocalTrainer, TrainerConfig
 
 LUCK = """
@@ -177,6 +178,9 @@ def test_domains_of_different_temperature_and_weight_in_one_round_have_the_gradi
         def __init__(self):
             self.trainer, self.model = trainer, model
 
+        def batches(self, samples, totals):
+            return pack(samples, 16, "cpu", totals)
+
         def learn(self, batches, objective):
             assert {batch.temperature for batch in batches} == {1.0, 0.6}
             for batch in batches:
@@ -200,6 +204,10 @@ def test_domains_of_different_temperature_and_weight_in_one_round_have_the_gradi
         ({"curriculum": {"kind": "filter", "column": "pass"}}, "no prompt has a column 'pass'"),
         ({"domains": {"maths": {"weight": 0.5}}}, "domains.maths: no prompt is of that domain (there are: math)"),
         ({"template": "plain", "environment": {"kind": "python", "form": "tool"}}, "template='plain' does not have"),
+        (
+            {"environment": {"kind": "python", "instruction": "Take care. " * 200, "sandbox": {"isolation": "none"}}},
+            "tokens leaves no room in the context of 256, and so do 4 more",
+        ),
     ],
 )
 def test_settings_that_would_do_nothing_or_fail_later_are_refused_in_words(refused, changes, words):

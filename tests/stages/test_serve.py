@@ -43,7 +43,7 @@ def test_a_cache_that_does_not_fit_is_told_at_the_start(make_checkpoint, command
 
 
 def test_asked_to_stop_it_ends_what_is_running_and_leaves_with_0(dense):
-    command = [sys.executable, "-m", "afterbase", "serve", str(dense), "--port", "0"]
+    command = [sys.executable, "-m", "afterbase", "serve", str(dense), "--port", "0", "--draft", "ngram"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         line = server.stderr.readline()
         address = line.removeprefix("serving at ").strip()
@@ -54,4 +54,5 @@ def test_asked_to_stop_it_ends_what_is_running_and_leaves_with_0(dense):
             assert reply.readline().startswith(b"data: {")
             server.send_signal(signal.SIGTERM)
             assert reply.read().endswith(b"data: [DONE]\n\n")
-        assert server.wait(20) == 0 and "Traceback" not in server.stderr.read()
+        said = server.stderr.read()
+        assert server.wait(20) == 0 and "Traceback" not in said and "drafted" in said.splitlines()[-1]

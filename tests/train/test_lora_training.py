@@ -17,7 +17,8 @@ from afterbase.model.adapter_files import read_adapter, save_adapter
 from afterbase.model.lora import ENDS, LoraConfig, adapters
 from afterbase.objective.likelihood import Likelihood
 from afterbase.records import Sample, Sampling
-from afterbase.train.critic import scored
+from afterbase.train.alike import wants_whole
+from afterbase.train.critic import Critic, CriticConfig, scored, value_model
 from afterbase.train.optim import OptimConfig
 from afterbase.train.packing import pack
 from afterbase.train.reference import Underneath
@@ -50,7 +51,7 @@ def is_adapter(name):
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-@pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16", "weights": "bfloat16"}, {"recompute": 9}])
+@pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16", "weights": "bfloat16"}, {"precision": "fp8"}, {"recompute": 9}])
 def test_adapters_learn_and_nothing_else_moves_routing_biases_included(tiny, random_tokens, kind, settings):
     model = tiny("deepseek_v3", num_nextn_predict_layers=1)
     trainer = trainer_of(model, optim=STEADY.model_copy(update={"kind": kind}), **settings)
@@ -166,6 +167,17 @@ def test_the_reference_underneath_is_the_base_model_and_stays_it(tiny, random_to
     train(trainer, random_tokens, 2)
     moved = scored(trainer, samples)
     assert scored(Underneath(trainer), samples) == wanted != moved and scored(trainer, samples) == moved
+
+
+def test_a_critic_learns_as_a_whole_where_the_policy_has_adapters(tiny):
+    critic = Critic(value_model(tiny("qwen2")), CriticConfig(), TrainerConfig(lora=LORA), 1)
+    assert not adapters(critic.model) and all(parameter.requires_grad for parameter in critic.model.parameters())
+
+
+def test_several_processes_refuse_dropout_in_adapters():
+    """Each would draw from the same generator as often as it has batches, and a resumed run could not know."""
+    with pytest.raises(ConfigError, match=r"trainer\.lora\.dropout works in one process only"):
+        wants_whole(TrainerConfig(lora=LORA.model_copy(update={"dropout": 0.1})))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,6 @@ class Engine(Protocol):
 
     room: int
     """Longest prompt plus completion in tokens."""
-    ledger: dict[int, int]
-    """Version -> checksum of the weights that were loaded under it."""
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling, n: int = 1, *, tag: str = "") -> list[Completion]:
         """n completions of one prompt, whose cache they share; `tag` says what they are about, for counts such as accepted drafts."""
@@ -26,6 +24,9 @@ class Engine(Protocol):
 
     async def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Sample from these weights from now on; every completion carries the version."""
+
+    def checksum(self) -> int:
+        """Which weights it samples from now, as a number below 2**53: the same for the same weights on every device."""
 
     async def close(self) -> None:
         """Stop; requests still running end as failures."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from afterbase.errors import EngineError
+from afterbase.errors import Busy, EngineError, TooLong
 from afterbase.records import Sampling
 
 COLDEST, HOTTEST = 1e-4, 1e4
@@ -77,7 +77,19 @@ def check_prompt(prompt: Sequence[int], n: int, vocab_size: int, room: int) -> N
             f"a prompt holds token {wrong[0]}, the model knows 0 to {vocab_size - 1}; encode it with the model's own tokenizer"
         )
     if len(prompt) >= room:
-        raise EngineError(f"a prompt of {len(prompt)} tokens leaves no room in the context of {room}; shorten it or raise engine.context")
+        raise TooLong(f"a prompt of {len(prompt)} tokens leaves no room in the context of {room}; shorten it or raise engine.context")
+
+
+def check_places(held: int, n: int, most: int | None) -> None:
+    """EngineError when `n` answers more than the `held` ones are more than may run or wait: for ever, or (Busy) for now."""
+    if most is None:
+        return
+    if n > most:
+        raise EngineError(f"{n} answers were asked for at once; at most {most} may run or wait (engine.rows + engine.queue); ask for fewer")
+    if held + n > most:
+        raise Busy(
+            f"{held} answers run or wait and {n} more were asked for; at most {most} may (engine.rows + engine.queue); ask again soon"
+        )
 
 
 def _real(value: Any, least: float, most: float) -> bool:

@@ -27,7 +27,8 @@ class EngineConfig(Config):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of matrix products; the same as the trainer's, or their log-probabilities part."""
     deterministic: bool = False
-    """Give the same request the same tokens and log-probabilities, to the last bit, whatever shares its batch. Dense models on a GPU do so
-    in any case, but for requests with top-p, top-k, min-p or penalties, which are then drawn one by one."""
+    """Give the same request the same tokens and log-probabilities, to the last bit, whatever shares its batch, drafted or not. Dense
+    models on a GPU do so in any case, but for requests with top-p, top-k, min-p or penalties, which are then drawn one by one. Elsewhere it
+    costs time: every prompt is read alone."""
     speculative: SpeculativeConfig | None = None
     """Guess several tokens and verify them in one pass, `{kind = "mtp"}` or `{kind = "ngram"}`; the same tokens, sooner when few run."""

@@ -29,6 +29,8 @@ NONE = -1
 class Drafter(Protocol):
     """Guesses the next tokens of every running row."""
 
+    runner: PlainRunner
+    """Reads and verifies."""
     tokens: int
     """k, how many it guesses."""
     layers: int
@@ -90,13 +92,9 @@ class MTPDrafter:
         if self.rows.running > self.most_rows:
             self.known[step.rows] = -1
             return self.runner.prefill(tokens, segments, step)
-        hidden = self.model(tokens, segments, cache=step)
+        hidden = self.runner.read(tokens, segments, step)
         self._remember(hidden, tokens, segments, step)
-        return self._logits(hidden[segments.starts[1:].long() - 1])
-
-    def _logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n V"]:
-        """The head, as the runner has it."""
-        return self.model.logits(hidden)
+        return self.runner.following(hidden, segments)
 
     def catch_up(self, cache: Cache) -> None:
         """Read anew the rows that went on without drafts: the modules need every state of the trunk, and those were not kept."""

@@ -193,7 +193,7 @@ def inverted(logits: Float[Tensor, "n V"], knobs: Knobs, uniform: Float[Tensor, 
     total = cumulative[:, -1:]
     # Rounding may lift the threshold onto the total, past every token: step back below it.
     threshold = torch.minimum((uniform[:, None] * total).to(total.dtype), torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+    tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp_max(logits.shape[-1] - 1)  # what is NaN has no place
     if knobs.greedy:
         tokens = torch.where(knobs.temperature == 0, steered.argmax(-1), tokens)
     logprobs = full.gather(1, tokens[:, None]).squeeze(1)

@@ -87,7 +87,9 @@ class Group:
             self.future.set_exception(error)
 
     def tell(self, sample: int, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
-        """Pass on what is new of one sample; a reader that fails loses its own request only."""
+        """Pass on what is new of one sample, if anybody still waits; a reader that fails loses its own request only."""
+        if self.over:
+            return
         self.told[sample] = self.told.get(sample, 0) + len(tokens)
         try:
             for token, logprob in zip(tokens, logprobs, strict=True):

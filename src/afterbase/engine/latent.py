@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from afterbase.engine.runner import Attend, FusedRunner, in_training
+from afterbase.engine.runner import Attend, FusedRunner, in_training, places
 from afterbase.model.block import Block
 from afterbase.model.cache import CacheStep, LayerStep
 from afterbase.model.mla import MLA
@@ -134,11 +134,12 @@ class LatentCpuRunner(FusedRunner):
                 asked = self._add(queries.float().contiguous(), None, attention.q_a_layernorm)[1]
                 queries = self._product(asked, weights.queries, what="queries")
             mixed = self._buffer("mixed", len(normal), heads * config.v_head_dim)
-            sizes = len(normal), *widths, memory.shape[2], queries.stride(0), latents.stride(0), int(rotation.interleaved)
-            norm = attention.kv_a_layernorm
-            turn = rotation.cos, rotation.sin, cache.positions, attention.scale
-            taken = queries, latents, norm.weight, norm.eps, *turn, weights.up_key, weights.up_value
-            kernels()("decode_latents", KINDS[self.dtype], *sizes, *taken, memory, mixed)
+            norm, strides = attention.kv_a_layernorm, (queries.stride(0), latents.stride(0))
+            for part in places(cache):  # each sees the ones before it
+                turn = rotation.cos[part], rotation.sin[part], cache.positions[part], attention.scale
+                taken = queries[part], latents[part], norm.weight, norm.eps, *turn, weights.up_key, weights.up_value
+                sizes = len(taken[0]), *widths, memory.shape[2], *strides, int(rotation.interleaved)
+                kernels()("decode_latents", KINDS[self.dtype], *sizes, *taken, memory, mixed[part])
             return self._product(mixed, weights.out, weights.out_bias)
 
         return attend
@@ -149,9 +150,13 @@ class LatentCpuRunner(FusedRunner):
         if layer.experts is None:
             return dense
         config, router = self.model.config, block.mlp.gate
-        affinities = F.linear(normal.float(), router.weight.float())
+        affinities = self._affinities(normal.float(), router.weight.float())
         sizes = *normal.shape, *layer.experts.down.shape[1::-1]  # n, d, inner, E
         limits = config.num_experts_per_tok, config.n_group, config.topk_group, int(config.norm_topk_prob), config.routed_scaling_factor
         weights = layer.experts.gate_up, layer.experts.down
         kernels()("add_experts", KINDS[self.dtype], *sizes, *limits, normal, affinities, router.e_score_correction_bias, *weights, dense)
         return dense
+
+    def _affinities(self, rows: Float[Tensor, "n d"], weight: Float[Tensor, "E d"]) -> Float[Tensor, "n E"]:
+        """The router's products."""
+        return F.linear(rows, weight)

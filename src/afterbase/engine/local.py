@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from afterbase.engine.checks import check_prompt, check_sampling
+from afterbase.engine.checks import check_places, check_prompt, check_sampling
 from afterbase.engine.config import EngineConfig
 from afterbase.engine.group import Group, Watch
 from afterbase.engine.rows import Moves, Rows
@@ -27,7 +27,7 @@ from afterbase.engine.slots import GIB, Budgeted, Growing, token_bytes
 from afterbase.engine.speculative import Speculation, speculator_for
 from afterbase.engine.steady import steadied
 from afterbase.engine.weights import checksum, take
-from afterbase.errors import EngineError
+from afterbase.errors import EngineError, TooLong
 from afterbase.model.cache import Cache
 from afterbase.model.logprob import token_logprobs
 from afterbase.model.transformer import Transformer
@@ -53,7 +53,7 @@ class LocalEngine:
         self.version = version
         self.runner = runner_for(model, torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
         if config.deterministic:
-            self.runner = steadied(self.runner, config.memory is not None, config.speculative is not None)
+            self.runner = steadied(self.runner, config.memory is not None)
         halved = config.precision == "bfloat16" and (self.runner.compact or self.device.type != "cpu")
         self.dtype = torch.bfloat16 if halved else model.lm_head.weight.dtype
         self.rows = (SeveralRows if config.speculative else Rows)(config.rows, self.room, self.device, decode)
@@ -69,7 +69,6 @@ class LocalEngine:
         self.driver: asyncio.Task | None = None
         self.weights = (*model.parameters(), *model.buffers())
         self.stamp = self._stamp()
-        self.ledger = {self.version: self.checksum()}  # version -> which weights those were
 
     @property
     def cache(self) -> Cache | None:
@@ -90,30 +89,27 @@ class LocalEngine:
 
         EngineError when it cannot be served: in itself, or because too many wait.
         """
-        self._check(prompt, sampling, n)
+        self.check(prompt, sampling, n)
+        check_places(self.scheduler.held, n, self.most)
         loop = asyncio.get_running_loop()
         group = Group(tuple(prompt), sampling, range(n), loop.create_future(), watch, tag, arrival=next(self.arrivals))
         self.waiting.append(group)
         if self.driver is None or self.driver.done():
             self.driver = loop.create_task(self._drive())
+            self.driver.add_done_callback(lambda driver: driver.cancelled() or driver.exception())  # a stop is told once, by who asked
         return await group.future
 
-    def _check(self, prompt: Sequence[int], sampling: Sampling, n: int) -> None:
-        """EngineError for what can never be served, or not now."""
+    def check(self, prompt: Sequence[int], sampling: Sampling, n: int = 1) -> None:
+        """EngineError for what can never be served; any thread may ask."""
         check_sampling(sampling, self.model.config.vocab_size)
         check_prompt(prompt, n, self.model.config.vocab_size, self.room)
         if sampling.stop and self.rows.decode is None:
             raise EngineError(f"stop strings such as {sampling.stop[0]!r} need an engine that was given a decoder; use stop ids")
         tokens = min(len(prompt) + sampling.max_tokens, self.room) + self.slots.spare
         if tokens > self.slots.tokens:
-            raise EngineError(
+            raise TooLong(
                 f"a prompt of {len(prompt)} tokens and up to {sampling.max_tokens} new ones take {tokens} tokens of cache, "
                 f"engine.memory={self.config.memory:g} GiB holds {self.slots.tokens}; ask for fewer, or raise it"
-            )
-        if self.most is not None and (held := self.scheduler.held) + n > self.most:
-            raise EngineError(
-                f"{held} answers run or wait and {n} more were asked for; engine.rows={self.config.rows} and "
-                f"engine.queue={self.config.queue} allow {self.most}: ask again later, or raise engine.queue"
             )
 
     async def score(self, tokens: Sequence[int]) -> list[float]:
@@ -132,7 +128,7 @@ class LocalEngine:
     async def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Sample from these weights from now on. The trainer's own tensors are taken as they are; others are copied in."""
         if self.rows.running and self.rows.behind:
-            self._or_drop(self._settle)
+            self._settle()
         self.scheduler.forget()
         if self.waiting or self.rows.running:
             raise EngineError(f"weights {version} came while requests of weights {self.version} run; wait for them before loading")
@@ -142,16 +138,17 @@ class LocalEngine:
         if self.speculator:
             self.speculator.refresh()
         self.stamp = self._stamp()
-        self.ledger[version] = self.checksum()
 
     def checksum(self) -> int:
-        """Which weights there are now, as a number below 2**53: see weights.py."""
+        """Which weights are sampled from now, as a number below 2**53 (see weights.py): one pass over all of them."""
+        self._check_stamp()
         return checksum(self.weights)
 
     async def close(self) -> None:
         """Stop; requests still running end with an EngineError."""
         if self.driver is not None:
             self.driver.cancel()
+            self.driver = None  # it ends only when other tasks run, and who asks before that needs another
         self._fail(EngineError("the engine was closed while requests were running"))
         self.slots.release()
         self.runner.release()
@@ -179,8 +176,7 @@ class LocalEngine:
 
         Several steps share one autocast context, which casts each weight once.
         """
-        if self._stamp() != self.stamp:
-            raise EngineError(f"the weights changed after version {self.version} was loaded; call load() after every update")
+        self._check_stamp()
         if self.seen:
             self._or_drop(self._look)
         self.scheduler.forget()
@@ -225,7 +221,7 @@ class LocalEngine:
             (self.speculator or self.runner).burst(self.rows, self.cache, steps)
 
     def _look(self) -> None:
-        """End the rows that had ended before the burst that is under way."""
+        """End the rows that had ended before the burst that is under way; where none is, those that have ended by now."""
         seen, self.seen = self.seen, None
         self._move(self.rows.look(self.version, seen))
 
@@ -233,7 +229,7 @@ class LocalEngine:
     def _settle(self) -> None:
         """Wait for the device, and end the rows that it has ended by now."""
         self.seen = None
-        self._move(self.rows.look(self.version))
+        self._or_drop(self._look)
 
     def _stepwise(self) -> None:
         """Steps of which the host sees every draw, until a request ends, so that others may take its place."""
@@ -291,6 +287,10 @@ class LocalEngine:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
+    def _check_stamp(self) -> None:
+        if self._stamp() != self.stamp:
+            raise EngineError(f"the weights changed after version {self.version} was loaded; call load() after every update")
 
     def _stamp(self) -> int:
         """Counts every in-place change of the weights, so that an unannounced one is noticed."""

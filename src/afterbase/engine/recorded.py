@@ -88,7 +88,7 @@ class RecordedSpeculator(Speculator):
         if drafting:
             self.drafter.catch_up(cache)
         rows.yields = 1 + pace.extra if drafting else 1.0
-        graphs, began, counted = len(runner.graphs), self._now(), None
+        recorded, began, counted = runner.recorded, self._now(), None
         if drafting:
             runner.burst(rows, cache, steps, self.drafter.step)
             self.done.steps += steps
@@ -97,7 +97,7 @@ class RecordedSpeculator(Speculator):
             runner.burst(rows, cache, steps)
             self.done.plain_steps += steps
             self.drafter.stale = True
-        if len(runner.graphs) == graphs:  # else a graph was recorded, which takes its time
+        if runner.recorded == recorded:  # recording a graph takes its time
             self.laps.append(Lap(pace, began, self._now(), steps, counted))
 
     def _harvest(self) -> None:

@@ -77,9 +77,7 @@ class Rows(Said):
         self.done[part], self.done[part.stop :] = 0, IDLE
         self._know(first, max(limit - count - 1 for limit, count in zip(limits, counts, strict=True)), max(lengths))
         self.running = len(self.owners)
-        self.watched = any(group.watch for group, _ in self.owners)
-        self.listening = any(group.sampling.stop for group, _ in self.owners)
-        self.knobs = None
+        self._changed()
         return firsts
 
     def _limit(self, group: Group) -> int:
@@ -90,8 +88,8 @@ class Rows(Said):
         """What is known with rows that are to draw one token, and then `left` more, beside those `before` them."""
         if not before:
             self.left = self.longest = 0
-        if self.left is not None and self.longest is not None:
-            self.left, self.longest = max(self.left, left), max(self.longest, longest)
+        self.left = None if self.left is None else max(self.left, left)
+        self.longest = None if self.longest is None else max(self.longest, longest)
 
     def _sent(self, values: Sequence, dtype: torch.dtype = torch.long) -> Tensor:
         """Numbers on their way to the device."""
@@ -226,7 +224,14 @@ class Rows(Said):
     def _leave(self, left: int) -> None:
         """From now on only that many rows run; a device's steps pass over the others."""
         self.done[left : self.running] = IDLE
-        self.running, self.knobs = left, None
+        self.running = left
+        self._changed()
+
+    def _changed(self) -> None:
+        """Others run than before."""
+        self.watched = any(group.watch for group, _ in self.owners)
+        self.listening = any(group.sampling.stop for group, _ in self.owners)
+        self.knobs = None
 
     def _knobs(self, part: slice) -> Knobs:
         """The settings of these rows; kept between steps while the rows stay the same."""

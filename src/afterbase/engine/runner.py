@@ -8,7 +8,7 @@ in torch where there is no compiler. What differs for latent attention and exper
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,8 +64,22 @@ class PlainRunner:
 
     def prefill(self, tokens: Int[Tensor, "T"], segments: Segments, cache: CacheStep) -> Float[Tensor, "S V"]:
         """Read whole prompts into the cache; logits of what follows each."""
-        hidden = self.model(tokens, segments, cache=cache)
+        return self.following(self.read(tokens, segments, cache), segments)
+
+    def read(self, tokens: Int[Tensor, "T"], segments: Segments, cache: CacheStep) -> Float[Tensor, "T d"]:
+        """Read whole prompts into the cache; their final states."""
+        return self.model(tokens, segments, cache=cache)
+
+    def following(self, hidden: Float[Tensor, "T d"], segments: Segments) -> Float[Tensor, "S V"]:
+        """Logits of what follows each of the prompts that have these final states."""
         return self.model.logits(hidden[segments.starts[1:].long() - 1])
+
+    def verify(
+        self, tokens: Int[Tensor, "n w"], segments: Segments, cache: CacheStep
+    ) -> tuple[Float[Tensor, "n w d"], Float[Tensor, "n w V"]]:
+        """Final states of several new tokens of each row, and logits of what follows each of them."""
+        hidden = self.model(tokens.flatten(), segments, cache=cache)
+        return hidden.view(*tokens.shape, -1), self.model.logits(hidden).view(*tokens.shape, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +158,30 @@ class FusedRunner(PlainRunner):
     def decode(self, tokens: Int[Tensor, "n"], segments: Segments, cache: CacheStep) -> Float[Tensor, "n V"]:
         """Logits of the next tokens, as the products give them."""
         with torch.autocast(tokens.device.type, enabled=False):
-            trunk = self.model.model
-            hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight).float(), None
-            rotation = self.model.rotary(segments.positions)
-            attend = self._attention(rotation, cache)
-            for index, (block, layer) in enumerate(zip(trunk.layers, self.layers, strict=True)):
-                hidden, normal = self._add(hidden, delta, block.input_layernorm)
-                hidden, normal = self._add(hidden, attend(normal, block, layer, cache.layer(index)), block.post_attention_layernorm)
-                delta = self._feed_forward(normal, block, layer)
-            return self._product(self._add(hidden, delta, trunk.norm)[1], self.head)
+            return self._product(self._states(tokens, cache), self.head)
+
+    def verify(
+        self, tokens: Int[Tensor, "n w"], segments: Segments, cache: CacheStep
+    ) -> tuple[Float[Tensor, "n w d"], Float[Tensor, "n w V"]]:
+        """As so many steps would find them: products of all tokens at once, attention place by place."""
+        if not self.compact:
+            return super().verify(tokens, segments, cache)
+        rows, positions = (each.view(tokens.shape).t().flatten() for each in (cache.rows, cache.positions))  # place by place, row by row
+        with torch.autocast(tokens.device.type, enabled=False):
+            hidden = self._states(tokens.t().flatten(), replace(cache, rows=rows, positions=positions))
+            logits = self._product(hidden, self.head)
+        return tuple(each.view(*tokens.t().shape, -1).transpose(0, 1) for each in (hidden, logits))
+
+    def _states(self, tokens: Int[Tensor, "T"], cache: CacheStep) -> Float[Tensor, "T d"]:
+        """The final states of new tokens, place by place where a row has several."""
+        trunk = self.model.model
+        hidden, delta = F.embedding(tokens, trunk.embed_tokens.weight).float(), None
+        attend = self._attention(self.model.rotary(cache.positions), cache)
+        for index, (block, layer) in enumerate(zip(trunk.layers, self.layers, strict=True)):
+            hidden, normal = self._add(hidden, delta, block.input_layernorm)
+            hidden, normal = self._add(hidden, attend(normal, block, layer, cache.layer(index)), block.post_attention_layernorm)
+            delta = self._feed_forward(normal, block, layer)
+        return self._add(hidden, delta, trunk.norm)[1]
 
     def _layer(self, block: Block) -> FusedLayer:
         """One layer's weights."""
@@ -204,9 +233,10 @@ class FusedRunner(PlainRunner):
             keys, values = step.memories
             norms = (attention.q_norm.weight, attention.k_norm.weight) if config.qk_norm else (None, None)
             mixed = self._buffer("mixed", len(qkv), heads[0] * heads[2])
-            turn = rotation.cos, rotation.sin, cache.positions, config.head_dim**-0.5
-            sizes = (len(qkv), *heads, keys.shape[2])
-            kernels()("decode_attention", KINDS[self.dtype], *sizes, qkv, *norms, config.rms_norm_eps, *turn, keys, values, mixed)
+            for part in places(cache):  # each sees the ones before it
+                turn = rotation.cos[part], rotation.sin[part], cache.positions[part], config.head_dim**-0.5
+                taken = qkv[part], *norms, config.rms_norm_eps, *turn, keys, values
+                kernels()("decode_attention", KINDS[self.dtype], len(taken[0]), *heads, keys.shape[2], *taken, mixed[part])
             return mixed
 
         return attend
@@ -229,6 +259,12 @@ class FusedRunner(PlainRunner):
             return torch.bmm(scores.softmax(-1), memory_values).view(len(qkv), -1).to(self.dtype)
 
         return attend
+
+
+def places(cache: CacheStep) -> list[slice]:
+    """Where a step's tokens lie that are the first new ones of their rows, then the second ones, and so on."""
+    rows = len(cache.rows) // cache.width
+    return [slice(place * rows, (place + 1) * rows) for place in range(cache.width)]
 
 
 def in_training(model: Transformer) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from afterbase.engine.group import Drawn, Group
+from afterbase.errors import EngineError
 from afterbase.records import Completion, Sampling
 
 STOP_WINDOW = 8
@@ -114,6 +116,8 @@ class Said:
         """Hand out what these rows have to say at their end."""
         for row, over, drawn in zip(ended, stopped, self._fetched(ended, counts), strict=True):
             group, sample = self.owners[row]
+            if not math.isfinite(sum(drawn.logprobs)):
+                group.fail(EngineError(f"weights {version} give logits that are not finite numbers; load some that have not diverged"))
             group.end(sample, Completion(drawn.tokens, drawn.logprobs, drawn.sampled, version, "stop" if over else "length"))
 
     def _fetched(self, chosen: list[int], counts: list[int]) -> list[Drawn]:

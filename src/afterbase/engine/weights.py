@@ -1,4 +1,4 @@
-"""The weights that an engine samples from: taken over by `load`, and known by a number in its ledger."""
+"""The weights that an engine samples from: taken over by `load`, and known by a number in the metrics of whoever trains them."""
 
 from __future__ import annotations
 

@@ -16,6 +16,8 @@ from afterbase.model import cuda
 from afterbase.model.rows import Pad, Take
 from afterbase.segments import Segments
 
+FLASH = 256
+"""Numbers in the widest head that FlashAttention knows."""
 EIGHT = 8
 """FlashAttention knows heads whose width is a multiple of this; others are filled up with zeros, which change no product."""
 SHORT = 256
@@ -31,7 +33,7 @@ def attend(
         return _continued(queries, keys, values, segments, scale)
     if cuda.packed_for(queries, values):
         return Packed.apply(queries, keys, values, segments, scale)
-    if queries.is_cuda and queries.dtype in cuda.HALF and keys.shape[-1] <= 256:
+    if queries.is_cuda and queries.dtype in cuda.HALF and _width(keys, values) <= FLASH:
         return _varlen(queries, keys, values, segments, scale)
     if len(set(segments.lengths)) == 1:
         return _rectangle(queries, keys, values, len(segments.lengths), scale)
@@ -99,7 +101,7 @@ def matrices(memory: Float[Tensor, "n h L width"]) -> Float[Tensor, "nh L width"
 def _continued(queries: Tensor, keys: Tensor, values: Tensor, segments: Segments, scale: float) -> Tensor:
     """The first sequence began before these queries, with keys and values that nobody else sees."""
     before, first = len(keys) - len(queries), segments.lengths[0]
-    if queries.is_cuda and queries.dtype in cuda.HALF and keys.shape[-1] <= 256:
+    if queries.is_cuda and queries.dtype in cuda.HALF and _width(keys, values) <= FLASH:
         return _varlen(queries, keys, values, segments, scale, before)
     ahead = torch.ones(first, before + first, dtype=torch.bool, device=queries.device).tril(before)
     q, k, v = (x[None, :end].transpose(1, 2) for x, end in ((queries, first), (keys, before + first), (values, before + first)))
@@ -155,12 +157,17 @@ def _short(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return mixed.view(sequences, q.shape[1], length, -1)
 
 
+def _width(queries: Tensor, values: Tensor) -> int:
+    """What FlashAttention, which has one width for all, needs."""
+    return -(-max(queries.shape[-1], values.shape[-1]) // EIGHT) * EIGHT
+
+
 def _varlen(queries: Tensor, keys: Tensor, values: Tensor, segments: Segments, scale: float, before: int = 0) -> Tensor:
     """Torch's FlashAttention over cumulative lengths; below `varlen_attn`, which would have the shared keys repeated for every query.
 
     The first sequence's keys may be `before` more than its queries.
     """
-    width, wide = values.shape[-1], -(-queries.shape[-1] // EIGHT) * EIGHT
+    width, wide = values.shape[-1], _width(queries, values)
     queries, keys, values = (x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1])) for x in (queries, keys, values))
     seen = segments.starts if not before else torch.cat((segments.starts[:1], segments.starts[1:] + before))
     bounds = segments.starts, seen, segments.longest, max(segments.longest, segments.lengths[0] + before)

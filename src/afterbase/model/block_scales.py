@@ -15,6 +15,8 @@ SUFFIX = "_scale_inv"
 """The scales of `X.weight` are called `X.weight_scale_inv`: what a stored number is multiplied by."""
 LARGEST = 448.0
 """The largest FP8 number (e4m3)."""
+LEAST = 1e-30
+"""The smallest scale, whose reciprocal is still a float32 number."""
 AT_ONCE = 1 << 20
 """Numbers that are converted at a time, so that no whole matrix stands in float32 beside itself."""
 
@@ -43,9 +45,9 @@ def block_scales(weight: Float[Tensor, "o i"], block: tuple[int, int] = BLOCK) -
 
 
 def scale_of(largest: Float[Tensor, "*some"]) -> Float[Tensor, "*some"]:
-    """What makes a block's largest number FP8's largest; 1 for a block of zeros."""
-    scales = largest / LARGEST
-    return scales.masked_fill_(scales == 0, 1.0)
+    """What makes a block's largest number FP8's largest; 1 for a block of zeros, or of what is as good as zero."""
+    scales = largest / torch.full_like(largest, LARGEST)  # by a mere number a GPU divides as it multiplies by 1/448
+    return scales.masked_fill_(scales < LEAST, 1.0)
 
 
 def quantize(weight: Float[Tensor, "o i"], scales: Tensor, block: tuple[int, int] = BLOCK) -> Tensor:
@@ -53,7 +55,8 @@ def quantize(weight: Float[Tensor, "o i"], scales: Tensor, block: tuple[int, int
     stored = torch.empty(weight.shape, dtype=FP8, device=weight.device)
     for start, stop in _runs(weight, block):
         part = weight[start:stop].float()
-        stored[start:stop] = (part / _spread(scales[start // block[0] : ceil(stop / block[0])], part, block)).to(FP8)
+        by = scales[start // block[0] : ceil(stop / block[0])].float().reciprocal()
+        stored[start:stop] = (part * _spread(by, part, block)).to(FP8)
     return stored
 
 
@@ -64,6 +67,6 @@ def _runs(weight: Tensor, block: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def _spread(scales: Tensor, part: Tensor, block: tuple[int, int]) -> Tensor:
-    """A scale for each number."""
-    rows = scales.float().repeat_interleave(block[0], dim=0)[: part.shape[0]]
-    return rows.repeat_interleave(block[1], dim=1)[:, : part.shape[1]]
+    """A scale for each number; of a block that is larger than the matrix no more than that."""
+    rows = scales.float().repeat_interleave(min(block[0], part.shape[0]), dim=0)[: part.shape[0]]
+    return rows.repeat_interleave(min(block[1], part.shape[1]), dim=1)[:, : part.shape[1]]

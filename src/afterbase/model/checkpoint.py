@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,21 @@ from afterbase.model.saving import save_model
 from afterbase.model.shards import Source, check_tensors, fill, some, sources, tensor_files
 from afterbase.model.transformer import Transformer
 
-__all__ = ["hf_weights", "load_config", "load_model", "save_model"]
+__all__ = ["Stored", "hf_weights", "load_config", "load_model", "look_at", "save_model", "unfilled"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Stored:
+    """A checkpoint that was looked at and found whole, and of which nothing was read yet."""
+
+    directory: Path
+    """Where it is."""
+    model: Transformer
+    """What is stored, laid out on "meta", where numbers take no memory."""
+    found: Mapping[str, Source]
+    """Where the numbers of each tensor are, by Hugging Face names."""
+    dtype: torch.dtype
+    """What they are stored as."""
 
 
 def load_config(directory: Path) -> ModelConfig:
@@ -44,9 +58,27 @@ def load_config(directory: Path) -> ModelConfig:
 def load_model(directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
     """The model in a checkpoint directory, in its own dtype unless `dtype` is given; weights in FP8 become those that they stand for.
 
+    One file after the other is copied in, tensor by tensor, so that beside the model itself no more than one file is ever in memory.
+    """
+    stored = look_at(directory)
+    _allocate(stored.model, device, dtype or stored.dtype, directory)
+    fill(dict(slots(stored.model)), stored.found, stored.model.config.weight_block_size)  # storage is real now
+    return stored.model
+
+
+def unfilled(config: ModelConfig, device: torch.device | str) -> Transformer:
+    """A model in float32 whose numbers are whatever is in memory, to be copied in."""
+    with torch.device("meta"):
+        model = Transformer(config)
+    _allocate(model, device, torch.float32, Path("a model to draw from"))
+    return model
+
+
+def look_at(directory: Path) -> Stored:
+    """What a checkpoint directory holds.
+
     Every file is looked at before memory is asked for: CheckpointError names tensors that are missing, left over or misshapen, and files
-    that are not whole. Then one file after the other is copied in, tensor by tensor, so that beside the model itself no more than one file
-    is ever in memory. MTP modules that the config announces and the files lack (transformers drops them when it saves) are left out, and
+    that are not whole. MTP modules that the config announces and the files lack (transformers drops them when it saves) are left out, and
     the model's config says so.
     """
     config = load_config(directory)
@@ -59,10 +91,7 @@ def load_model(directory: Path, device: torch.device | str = "cpu", dtype: torch
     block = config.weight_block_size
     found = sources(dict(slots(model)), files, scaled=block is not None)
     _check_names(dict(slots(model)), found, files, config, directory)
-    stored = check_tensors(dict(slots(model)), found, config.n_routed_experts or 0, block)
-    _allocate(model, device, dtype or stored, directory)
-    fill(dict(slots(model)), found, block)  # storage is real now
-    return model
+    return Stored(directory, model, found, check_tensors(dict(slots(model)), found, config.n_routed_experts or 0, block))
 
 
 def _check_number(config: ModelConfig, files: Mapping[str, Path], directory: Path) -> None:

@@ -126,10 +126,11 @@ def kept_in_float32(config: ModelConfig, routed: bool, cut: int = 1) -> int:
     """The same where products are of float32 numbers: roughly, for attention fills up sequences of similar length."""
     d, heads = config.hidden_size, config.num_attention_heads // cut
     if config.is_mla:
-        attention = 4 * heads * (6 * _wide(config) + 4 * config.v_head_dim) + 8 * config.kv_lora_rank + 8 * (config.q_lora_rank or 0)
+        ranks = (config.kv_lora_rank or 0) + (config.q_lora_rank or 0)
+        attention = 4 * heads * (4 * _wide(config) + 2 * config.v_head_dim) + 8 * ranks
     else:
         q, k = heads * config.head_dim, config.num_key_value_heads // cut * config.head_dim
-        attention = 4 * (2 * q + 2 * k) + 4 * (q + 2 * k) + 8 * q
+        attention = 4 * (q + 2 * k) + 8 * q + 4 * heads
     inner = config.moe_intermediate_size // cut
     chosen, experts = config.num_experts_per_tok, config.n_routed_experts or 0
     forward = 12 * config.intermediate_size // cut
@@ -146,7 +147,8 @@ def working(config: ModelConfig, routed: bool, tokens: int, cut: int = 1, shared
     d = config.hidden_size
     if not routed:
         inner = config.intermediate_size // cut
-        return tokens * max(2 * d + 6 * inner, 8 * d) + 4 * d * inner
+        down, both = tokens * max(2 * d + 6 * inner, 8 * d) + 4 * d * inner, tokens * (2 * d + 4 * inner) + 8 * d * inner
+        return max(down, both)
     inner, chosen = config.moe_intermediate_size // cut, config.num_experts_per_tok
     through = 2 * d + chosen * (2 * d + 8 * inner + 4)
     after = 2 * d + chosen * (2 * d + 4 * inner)

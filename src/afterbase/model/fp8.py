@@ -2,7 +2,7 @@
 
 All three products of a layer (forward, input gradient, weight gradient) are of float8 e4m3 numbers. After every 128 numbers of the inner
 dimension a partial sum is scaled and added up in float32. Embedding, head, norms, routers and gates, attention itself, what joins an MTP
-module's inputs, and routed experts stay in the precision of autocast. Weights stay what they are: their copies in FP8 are made once for
+module's inputs stay in the precision of autocast. Weights stay what they are: their copies in FP8 are made once for
 each version of them. Of its input a layer keeps for the backward pass one byte a number.
 
 Widths that are no multiple of 128 are filled up with zeros, which add nothing. The forward scales are a token's own, so packed sequences
@@ -126,7 +126,7 @@ def _tiled(part: Tensor, along: Scaled, across: Scaled) -> None:
     for matrix, into in ((whole, along), (whole.T, across)):
         tiles = matrix.unflatten(1, (-1, TILE))
         scales = scale_of(tiles.abs().amax(2))
-        into.fill((tiles / scales.unsqueeze(2)).flatten(1), scales)
+        into.fill((tiles * scales.reciprocal().unsqueeze(2)).flatten(1), scales)
 
 
 def _blocked(weight: Tensor, plain: Scaled, turned: Scaled) -> None:
@@ -192,7 +192,8 @@ class ScaledProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The input's gradient in its dtype."""
-        across, turned = (Scaled(*saved) for saved in (ctx.saved_tensors[:2], ctx.saved_tensors[2:]))
+        saved = ctx.saved_tensors
+        across, turned = Scaled(*saved[:2]), Scaled(*saved[2:])
         along, columns = scaled_both_ways(gradients)
         into_hidden, width = None, ctx.shapes[0][1]
         if ctx.needs_input_grad[0]:
@@ -211,8 +212,8 @@ def _starts(shapes: Sequence[torch.Size]) -> list[int]:
     return starts[:-1]
 
 
-def learn_in_fp8(model: nn.Module) -> None:
-    """Make the products of every joined linear layer, which are all but those named above, learn in FP8."""
+def layers_in_fp8(model: nn.Module) -> None:
+    """Make the products of every joined linear layer, which are all but those named above and the experts', learn in FP8."""
     for module in model.modules():
         for name, value in list(vars(module).items()):
             if isinstance(value, Joined):

@@ -44,6 +44,7 @@ class MLA(nn.Module):
         self.enter = (Joined(first, self.kv_a_proj_with_mqa),) if alike else (Joined(first), Joined(self.kv_a_proj_with_mqa))
         self.raise_query = None if config.q_lora_rank is None else Joined(self.q_b_proj)
         self.raise_key, self.leave = Joined(self.kv_b_proj), Joined(self.o_proj)
+        self.fillable = self.value_dim <= self.nope_dim + self.rope_dim  # values can be filled up to the width of a key
 
     def forward(
         self, hidden: Float[Tensor, "T d"], segments: Segments, rotation: Rotation, cache: LayerStep | None
@@ -53,7 +54,7 @@ class MLA(nn.Module):
         asked = asked if self.raise_query is None else self.raise_query(self.q_a_layernorm(asked))[0]
         latent, key = squeezed.split([self.rank, self.rope_dim], dim=-1)  # c^{KV} and, not yet turned, k^R  [V3 Eq. 1]
         latent = self.kv_a_layernorm(latent)
-        if cache is None and segments.whole is segments and cuda.kernels_for(asked):
+        if cache is None and segments.whole is segments and self.fillable and cuda.kernels_for(asked):
             return self._leave(attend(*self._together(asked, latent, key, rotation), segments, self.scale)[..., : self.value_dim])
         content, rotary = asked.unflatten(-1, (self.num_heads, -1)).split([self.nope_dim, self.rope_dim], dim=-1)  # q^C, q^R [V3 Eq. 6-9]
         rotary, key = rotation(rotary), rotation(key.unsqueeze(1))  # [V3 Eq. 3, 8]

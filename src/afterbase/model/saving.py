@@ -71,8 +71,11 @@ def save_entries(
     block = config.weight_block_size or BLOCK
     table = config.to_hf()
     table |= {"num_nextn_predict_layers": modules} if config.model_type == "deepseek_v3" else {}
+    table.pop("torch_dtype", None)  # its old name, under which the original may say something else
     table["dtype"] = str(next(entry.dtype for entry in entries if entry.dtype != FP8)).removeprefix("torch.")
     table |= {"quantization_config": _quantization(entries, block)} if dtype == FP8 else {}
+    for leftover in directory.glob(".weights.tmp-*"):  # of a kill; in a container the next process often has the same number
+        shutil.rmtree(leftover)
     new = directory / f".weights.tmp-{os.getpid()}"
     new.mkdir()
     try:

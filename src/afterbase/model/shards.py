@@ -44,9 +44,12 @@ def tensor_files(directory: Path) -> dict[str, Path]:
     index = directory / "model.safetensors.index.json"
     if index.exists():
         try:
-            paths = sorted({directory / file for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+            named = {Path(file) for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{index} cannot be read ({error}); it needs a 'weight_map'; copy the checkpoint again") from None
+        if strange := sorted(str(file) for file in named if str(file) != file.name or file.suffix != ".safetensors"):
+            raise CheckpointError(f"{index} names {some(strange)}, not the *.safetensors files beside it; bring the model's own index")
+        paths = sorted(directory / file for file in named)
     else:
         paths = sorted(directory.glob("*.safetensors"))
     if not paths:
@@ -90,16 +93,27 @@ def check_tensors(targets: Mapping[str, Tensor], found: Mapping[str, Source], ex
     return dtype
 
 
-def fill(targets: Mapping[str, Tensor], found: Mapping[str, Source], block: tuple[int, int] | None) -> None:
-    """Copy every tensor from its file. A file is mapped into memory while it is read, and nothing beyond a few rows is copied twice."""
-    for name, source, shard in _by_file(found):
-        target, stored = targets[name], shard.get_tensor(source.name)
+def fill(
+    targets: Mapping[str, Tensor],
+    found: Mapping[str, Source],
+    block: tuple[int, int] | None,
+    parts: Mapping[str, tuple[slice, ...]] | None = None,
+) -> None:
+    """Copy every target from its file. A file is mapped into memory while it is read, and nothing beyond a few rows is copied twice.
+
+    `parts` says which part of a whole tensor a target is, where it is one; of such parts in FP8 the whole is in memory for a moment.
+    """
+    for name, source, shard in _by_file({name: found[name] for name in targets}):
+        target, stored, part = targets[name], shard.get_tensor(source.name), (parts or {}).get(name, ...)
         stored = stored if source.place is None else stored[source.place]
         if source.scales is None:
-            target.copy_(stored.to(target.device))  # first there, then converted: a host's memory is the smaller one
+            target.copy_(stored[part].to(target.device))  # first there, then converted: a host's memory is the smaller one
             continue
+        into = target if target.shape == stored.shape else torch.empty(stored.shape, device=target.device)
         with _beside(source, shard) as file:
-            dequantize(target, stored, file.get_tensor(source.name + SUFFIX), block)
+            dequantize(into, stored, file.get_tensor(source.name + SUFFIX), block)
+        if into is not target:
+            target.copy_(into[part])
 
 
 def some(items: list[str]) -> str:

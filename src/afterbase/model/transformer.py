@@ -10,11 +10,21 @@ from afterbase.model.balance import Trace
 from afterbase.model.block import Block
 from afterbase.model.cache import CacheStep
 from afterbase.model.config import ModelConfig
+from afterbase.model.cuda import HALF
 from afterbase.model.mtp import MTP
 from afterbase.model.norm import RMSNorm
 from afterbase.model.recompute import recomputed
 from afterbase.model.rope import Rotary
+from afterbase.model.rows import LookUp
 from afterbase.segments import Segments
+
+
+class Embedding(nn.Embedding):
+    """One row a token; a token that comes often has its whole gradient in half precision too."""
+
+    def forward(self, tokens: Int[Tensor, "T"]) -> Float[Tensor, "T d"]:
+        """The tokens' rows."""
+        return LookUp.apply(self.weight, tokens) if self.weight.dtype in HALF else super().forward(tokens)
 
 
 class Trunk(nn.Module):
@@ -22,7 +32,7 @@ class Trunk(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

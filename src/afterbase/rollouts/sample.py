@@ -8,12 +8,9 @@ from dataclasses import replace
 from afterbase.engine.base import Engine
 from afterbase.errors import DataError, EngineError
 from afterbase.records import Completion, Prompt, Rollout, Sampling
-from afterbase.text.chat import prompt_tokens
-from afterbase.text.think import OPEN, opens
+from afterbase.text.chat import begins_in_thought, prompt_tokens
+from afterbase.text.think import OPEN
 from afterbase.text.tokenizer import Tokenizer
-
-PROMPT_END = 16
-"""Tokens in which a prompt that has opened the thought for the model says so."""
 
 
 async def sample_group(engine: Engine, tokenizer: Tokenizer, prompt: Prompt, template: str, sampling: Sampling, n: int) -> list[Rollout]:
@@ -27,8 +24,9 @@ async def sample_group(engine: Engine, tokenizer: Tokenizer, prompt: Prompt, tem
         completions = await engine.generate(tokens, replace(sampling, stop_ids=stops), n, tag=prompt.domain)
     except EngineError as error:
         raise EngineError(f"prompt {prompt.id}: {error}") from None
-    opened = OPEN if opens(tokenizer.decode(tokens[-PROMPT_END:], skip_special=False)) else ""
-    return [Rollout(prompt, tuple(tokens), completion, opened + answer_text(tokenizer, completion)) for completion in completions]
+    opened = OPEN if begins_in_thought(tokenizer, tokens) else ""
+    texts = [opened + answer_text(tokenizer, completion) for completion in completions]
+    return [Rollout(prompt, tuple(tokens), *each, seed=sampling.seed) for each in zip(completions, texts, strict=True)]
 
 
 def check_fit(prompts: Iterable[Prompt], tokenizer: Tokenizer, template: str, room: int) -> int:

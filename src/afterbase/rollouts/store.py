@@ -13,8 +13,8 @@ from afterbase.lineage import write_atomic
 from afterbase.records import Completion, Message, Prompt, Rollout, Score
 
 
-def record(rollout: Rollout, seed: int) -> dict[str, Any]:
-    """One rollout as a row; `seed` is its group's: with the question and its place in the group, the same weights draw it again."""
+def record(rollout: Rollout) -> dict[str, Any]:
+    """One rollout as a row: with its seed, its question and its place in the group the same weights draw it again."""
     score = rollout.score
     return {
         "prompt": rollout.prompt.id,
@@ -25,7 +25,7 @@ def record(rollout: Rollout, seed: int) -> dict[str, Any]:
         "tokens": len(rollout.completion.tokens),
         "finish": rollout.completion.finish,
         "version": rollout.completion.version,
-        "seed": seed,
+        "seed": rollout.seed,
         **({"value": score.value, "parts": score.parts, "outcome": score.outcome, "note": score.note} if score else {}),
     }
 
@@ -54,9 +54,9 @@ def thawed(value: dict[str, Any]) -> Rollout:
     )
 
 
-def write_rollouts(path: Path, rollouts: Iterable[tuple[Rollout, int]]) -> None:
-    """Write one step's rollouts with their seeds, whole or not at all."""
-    write_atomic(path, "".join(json.dumps(record(rollout, seed), ensure_ascii=False) + "\n" for rollout, seed in rollouts))
+def write_rollouts(path: Path, rollouts: Iterable[Rollout]) -> None:
+    """Write one step's rollouts, whole or not at all."""
+    write_atomic(path, "".join(json.dumps(record(rollout), ensure_ascii=False) + "\n" for rollout in rollouts))
 
 
 def _fields(record: Prompt | Message | Completion | Score | Rollout) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Rounds of groups in the order in which they are learned from, drawn at most a few rounds before they are.
 
+Processes that learn together draw and judge a share of every round each, and all of them are handed all of it.
+
 With `ahead = 0` a round is drawn by the weights that learn from it. With more, the judges of later rounds work while the trainer does;
 their groups come from older weights, by at most `ahead` rounds: the staleness is bounded, and every token says which weights drew it.
 """
@@ -12,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from afterbase.dist import dealt, merged
 from afterbase.records import Prompt, Rollout
 from afterbase.rollouts.store import frozen, thawed
 
@@ -61,17 +64,17 @@ class Stream:
 
     async def begin(self, step: int, prompts: Sequence[tuple[int, Prompt]]) -> list[Pending]:
         """Groups for numbered prompts of one round, all of them drawn; each is judged while the others are still being drawn."""
-        return list(await asyncio.gather(*[self._task(self._pending(step, number, prompt)) for number, prompt in prompts]))
+        return list(await asyncio.gather(*[self._task(self._pending(step, number, prompt)) for number, prompt in dealt(prompts)]))
 
     async def judged(self, pending: Sequence[Pending]) -> list[Group]:
-        """The groups with their scores."""
-        return list(await asyncio.gather(*[each.judging for each in pending]))
+        """The groups with their scores, also those that other processes drew."""
+        return merged(await asyncio.gather(*[each.judging for each in pending]))
 
     async def settle(self) -> None:
         """Wait until every round in flight is judged."""
         self._judge_all()
         for each in self.waiting:
-            await self.judged(each)
+            await asyncio.gather(*[pending.judging for pending in each])
 
     async def close(self) -> None:
         """Give up whatever is still being drawn or judged, after an error or when the run is to stop."""
@@ -82,12 +85,13 @@ class Stream:
 
     def state(self) -> dict[str, Any]:
         """Every round in flight, as plain containers; scores that have not come yet will be asked for again."""
-        return {"begun": self.begun, "waiting": [[[frozen(each) for each in _known(group)] for group in each] for each in self.waiting]}
+        waiting = [merged([[frozen(each) for each in _known(group)] for group in each]) for each in self.waiting]
+        return {"begun": self.begun, "waiting": waiting}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on exactly where `state` was taken."""
         self.begun = state["begun"]
-        self.waiting = deque([Pending([thawed(each) for each in group]) for group in each] for each in state["waiting"])
+        self.waiting = deque([Pending([thawed(each) for each in group]) for group in dealt(each)] for each in state["waiting"])
 
     async def _pending(self, step: int, number: int, prompt: Prompt) -> Pending:
         rollouts = await self.draw(step, number, prompt)

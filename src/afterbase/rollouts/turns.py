@@ -21,10 +21,9 @@ from afterbase.engine.base import Engine
 from afterbase.engine.draw import row_key
 from afterbase.errors import CheckpointError, ConfigError, EngineError
 from afterbase.records import Completion, Finish, Message, Prompt, Rollout, Sampling
-from afterbase.rollouts.sample import PROMPT_END
 from afterbase.rollouts.seam import Seam, find_seam
-from afterbase.text.chat import prompt_tokens
-from afterbase.text.think import OPEN, opens
+from afterbase.text.chat import begins_in_thought, prompt_tokens
+from afterbase.text.think import OPEN
 from afterbase.text.tokenizer import TAGS, Tokenizer
 
 FEIGNED = re.compile("|".join(map(re.escape, TAGS)))
@@ -198,10 +197,10 @@ class _Talk:
         while end is None:
             seed = row_key(row_key(self.sampling.seed, number), len(said.drawn))
             end = await self._speak(said, seed) or await self._hear(said, seed)
-        opened = OPEN if opens(self.tokenizer.decode(self.tokens[-PROMPT_END:], skip_special=False)) else ""
+        opened = OPEN if begins_in_thought(self.tokenizer, self.tokens) else ""
         prompt = replace(self.prompt, extra=self.prompt.extra | {"environment": said.memory}) if said.memory else self.prompt
         completion = said.completion(end.finish, end.reason, end.lost)
-        return Rollout(prompt, self.tokens, completion, opened + "".join(said.texts))
+        return Rollout(prompt, self.tokens, completion, opened + "".join(said.texts), seed=self.sampling.seed)
 
     async def _speak(self, said: _Said, seed: int) -> _End | None:
         """The model's next words after exactly what was said so far."""

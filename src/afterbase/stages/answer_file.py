@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,8 +22,8 @@ from afterbase.records import Completion, Message, Prompt, Sampling
 from afterbase.stages.progress import Progress
 from afterbase.stages.session import load_pair
 from afterbase.stages.stopping import Stopping
-from afterbase.text.chat import check_template, messages_of, prompt_tokens
-from afterbase.text.think import opens, split
+from afterbase.text.chat import begins_in_thought, check_template, messages_of, prompt_tokens
+from afterbase.text.think import split
 from afterbase.text.tokenizer import Tokenizer
 
 ASKED = ("messages", "prompt_token_ids", "prompt", "question")
@@ -79,6 +80,8 @@ def answer_file(settings: AnswerSettings) -> int:
             settings = replace(settings, sampling=sampling)
             engine = LocalEngine(model, settings.engine, tokenizer.decode)
             asyncio.run(_Answerer(settings, tokenizer, engine, lines).answer(left, len(questions)))
+            if drafted := engine.speculation():
+                print(drafted, file=sys.stderr)
         whole = "".join(lines[question.number] for question in questions)
         if not settings.out.exists() or settings.out.read_bytes() != whole.encode():
             write_atomic(settings.out, whole)  # they were written as they came
@@ -110,38 +113,33 @@ class _Answerer:
 
     async def _line(self, question: Question) -> tuple[int, str]:
         """A row's number and its line in the file of answers."""
+        sampling = replace(self.settings.sampling, seed=row_key(self.settings.sampling.seed, question.number))
         try:
             tokens = self._tokens(question.row)
+            self.engine.check(tokens, sampling, self.settings.n)
         except AfterbaseError as error:  # the row's own fault: the others go on
             said = {"error": str(error)}
         else:
-            sampling = replace(self.settings.sampling, seed=row_key(self.settings.sampling.seed, question.number))
             completions = await self.engine.generate(tokens, sampling, self.settings.n)
             self.drawn += sum(len(completion.tokens) for completion in completions)
-            opened = opens(self.tokenizer.decode(tokens, skip_special=False))
+            opened = begins_in_thought(self.tokenizer, tokens)
             said = {"answers": [self._answer(completion, opened) for completion in completions]}
             if self.settings.tokens:
                 said["prompt_token_ids"] = tokens
         return question.number, json.dumps({**question.row, **said, "mark": question.mark}) + "\n"
 
     def _tokens(self, row: dict[str, Any]) -> list[int]:
-        """What the engine is given; an AfterbaseError says what is wrong with the row."""
+        """What the engine is given; an AfterbaseError says why there is nothing of the kind in the row."""
         kind = next(name for name in ASKED if name in row)
-        value, size = row[kind], self.engine.model.config.vocab_size
+        value = row[kind]
         if kind == "prompt_token_ids":
-            if not isinstance(value, list) or not all(type(token) is int and 0 <= token < size for token in value):
-                raise DataError(f"prompt_token_ids is {str(value)[:40]}; give a list of token ids from 0 to {size - 1}")
-            tokens = value
-        else:
-            if kind != "messages" and not isinstance(value, str):
-                raise DataError(f"{kind} is {str(value)[:40]}; give a text")
-            turns = messages_of(value) if kind == "messages" else (Message("user", value),)
-            tokens = prompt_tokens(self.tokenizer, Prompt("row", turns), self.settings.template)
-        if not 0 < len(tokens) < self.engine.room:
-            raise DataError(
-                f"a prompt of {len(tokens)} tokens leaves no room in the context of {self.engine.room}; give 1 token or more, but fewer"
-            )
-        return tokens
+            if not isinstance(value, list) or not all(type(token) is int for token in value):
+                raise DataError(f"prompt_token_ids is {str(value)[:40]}; give a list of token ids")
+            return value
+        if kind != "messages" and not isinstance(value, str):
+            raise DataError(f"{kind} is {str(value)[:40]}; give a text")
+        turns = messages_of(value) if kind == "messages" else (Message("user", value),)
+        return prompt_tokens(self.tokenizer, Prompt("row", turns), self.settings.template)
 
     def _answer(self, completion: Completion, opened: bool) -> dict[str, Any]:
         response = split(text := self.tokenizer.decode(completion.tokens), opened)

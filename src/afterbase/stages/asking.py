@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
 from afterbase.engine.local import LocalEngine
 from afterbase.records import Prompt, Rollout, Sampling
 from afterbase.rewards.base import Reward
 from afterbase.rollouts.sample import sample_group
 from afterbase.rollouts.tools import EnvironmentConfig
-from afterbase.rollouts.turns import Env, converse
+from afterbase.rollouts.turns import Env, converse, instructed
 from afterbase.stages.rl_config import RlConfig
 from afterbase.text.tokenizer import Tokenizer
 
@@ -30,13 +29,19 @@ class Asker:
 
     async def draw(self, prompt: Prompt, sampling: Sampling, n: int) -> list[Rollout]:
         """n answers to one prompt, in one turn or in conversation with its domain's environment."""
-        settings = self.config.surroundings(prompt.domain)
+        env = self.environment(prompt)
         asked = self.engine, self.tokenizer, prompt, self.config.template, sampling, n
-        if settings is None:
-            rollouts = await sample_group(*asked)
-        else:
-            rollouts = await converse(*asked, self.environments[_key(settings)])
-        return [replace(rollout, seed=sampling.seed) for rollout in rollouts]
+        return await converse(*asked, env) if env else await sample_group(*asked)
+
+    def environment(self, prompt: Prompt) -> Env | None:
+        """Whom the model talks to when it answers a prompt."""
+        settings = self.config.surroundings(prompt.domain)
+        return self.environments[_key(settings)] if settings else None
+
+    def instructed(self, prompt: Prompt) -> Prompt:
+        """The prompt as the model reads it: with what its environment adds to the question."""
+        env = self.environment(prompt)
+        return instructed(prompt, env.instruction) if env else prompt
 
     async def judged(self, rollouts: list[Rollout]) -> list[Rollout]:
         """The same answers with their scores."""

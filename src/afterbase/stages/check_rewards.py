@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from afterbase.config import Config, apply_overrides, build, nearest, read_toml
+from afterbase.dist import dealt, merged
 from afterbase.errors import ConfigError, DataError
 from afterbase.lineage import write_atomic
 from afterbase.prompts.base import Source
@@ -158,7 +159,7 @@ async def refuse_bad_gold(judge: Judge, sources: Sequence[Source], most: float, 
     if most >= 1:
         return
     room = max(1, SAMPLE // len(sources))
-    checks = await check_golds(judge, [prompt for source in sources for prompt in spread(source, room)])
+    checks = merged(await check_golds(judge, dealt([prompt for source in sources for prompt in spread(source, room)])))
     checked = [check for check in checks if check.outcome is not None]
     refused = [check for check in checked if check.outcome != "correct"]
     if len(refused) > most * len(checked):

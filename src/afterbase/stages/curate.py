@@ -143,7 +143,7 @@ async def _group(
     seed = (config.seed << 40) + number
     rollouts = await sample_group(engine, tokenizer, prompt, config.template, config.sampling.sampling(seed), config.candidates)
     scores = await asyncio.gather(*[judge(rollout) for rollout in rollouts])
-    return [record(rollout.judged(score), seed) for rollout, score in zip(rollouts, scores, strict=True)]
+    return [record(rollout.judged(score)) for rollout, score in zip(rollouts, scores, strict=True)]
 
 
 def _verdict(row: dict[str, Any]) -> Score:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from afterbase.config import Config
+from afterbase.dist import dealt, leads, merged
 from afterbase.prompts.source import Mixture, ProceduralSource, RowSource, Source, SourceConfig, held_out, open_mixture
 from afterbase.records import Prompt, Rollout, Sampling
 from afterbase.rollouts.store import write_rollouts
@@ -68,10 +69,12 @@ class HeldOut:
         if not self.due(step):
             return {}
         draws = [self._draw(number, prompt) for number, prompt in enumerate(self.prompts)]
-        answers = await asyncio.gather(*[judged(prompt, draw, 1) for prompt, draw in zip(self.prompts, draws, strict=True)])
+        asked = dealt(list(zip(self.prompts, draws, strict=True)))
+        answers = merged(await asyncio.gather(*[judged(prompt, draw, 1) for prompt, draw in asked]))
         rollouts = [answer for (answer,) in answers]
         metrics = held_out_metrics(rollouts, self.max_errors)
-        write_rollouts(run.directory / "held_out" / f"{step:06d}.jsonl", zip(rollouts, [draw.seed for draw in draws], strict=True))
+        if leads():
+            write_rollouts(run.directory / "held_out" / f"{step:06d}.jsonl", rollouts)
         return metrics
 
     def _draw(self, number: int, prompt: Prompt) -> Sampling:

@@ -28,6 +28,13 @@ def refuse_what_does_nothing(config: RlConfig, sources: Sequence[Source], asked:
             )
 
 
+def refuse_what_one_process_does(config: RlConfig) -> None:
+    """ConfigError for what several processes cannot do together."""
+    alone = {"objective.kind = 'ppo'": config.objective.kind == "ppo", "remembered": bool(config.remembered)}
+    if wrong := [name for name, asked in alone.items() if asked]:
+        raise ConfigError(f"{wrong[0]} works in one process only; leave it out, or start afterbase once, without torchrun")
+
+
 def remarks(config: RlConfig, sources: Sequence[Source], asked: Sequence[Prompt], room: int) -> Iterator[str]:
     """One sentence for each domain whose rewards judge nothing, and one when the context of `room` tokens ends answers before their cap."""
     there = _domains(sources, asked)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from afterbase.dist import dealt, merged
 from afterbase.objective.advantage import advantages, spread
 from afterbase.objective.grpo import Grpo
 from afterbase.objective.kl import penalties
@@ -82,12 +83,12 @@ class Learning:
         """The samples with what the reference says of their tokens and, where the drawing is corrected for, the policy of now."""
         metrics: dict[str, float] = {}
         if self.config.objective.correction is not None:
-            now = scored(self.session.trainer, samples)
+            now = self.session.scored(samples)
             gaps = (torch.tensor(list(chain.from_iterable(now))) - torch.tensor([value for each in samples for value in each.old])).abs()
             metrics = {"train/logprob_gap/mean": float(gaps.mean()), "train/logprob_gap/max": float(gaps.max())} if len(gaps) else {}
             samples = [replace(sample, old=old) for sample, old in zip(samples, now, strict=True)]
         if self.reference is not None:
-            far = scored(self.reference, samples)
+            far = merged(scored(self.reference, dealt(samples)))
             samples = [replace(sample, reference=reference) for sample, reference in zip(samples, far, strict=True)]
         return samples, metrics
 
@@ -129,9 +130,8 @@ class Learning:
 
     def learn(self, samples: list[Sample]) -> dict[str, float]:
         """One update."""
-        trainer, needed = self.session.trainer, self.needed(samples)
-        totals = step_totals(samples)
-        metrics = self.session.learn(pack(needed, self.config.trainer.tokens_per_batch, trainer.device, totals), self.objective)
+        needed, totals = self.needed(samples), step_totals(samples)
+        metrics = self.session.learn(self.session.batches(needed, totals), self.objective)
         share = step_totals(needed)[0] / max(totals[0], 1)
         # Shares of the step add up over its batches; a ratio is a mean over the answers that were computed.
         metrics |= {name: metrics[name] / share for name in OVER_COMPUTED & metrics.keys()}

@@ -170,7 +170,9 @@ def run_pipeline(
     `fresh` runs done stages again as well. Whatever is in a stage's way is moved aside to `<name>.old-1`, never deleted.
     """
     if several():
-        raise ConfigError("a pipeline runs in one process; start its pretrain and sft stages one by one under torchrun, the rest without")
+        raise ConfigError(
+            "a pipeline runs in one process; start its pretrain, sft and rl stages one by one under torchrun, the rest without"
+        )
     console = console or Console(highlight=False)
     config = read_pipeline(path, overrides)
     stages = plan(config, str(path), registry)

@@ -18,6 +18,7 @@ from afterbase.model.config import ModelConfig
 from afterbase.model.transformer import Transformer
 from afterbase.objective.likelihood import Likelihood
 from afterbase.records import Sample
+from afterbase.stages.fitting import certain, refuse_what_cannot_fit
 from afterbase.stages.graph import count_parameters
 from afterbase.stages.run import Run, StageKind
 from afterbase.stages.together import begin
@@ -63,6 +64,7 @@ class PretrainConfig(Config):
 def run_pretrain(config: PretrainConfig, run: Run) -> None:
     """Train from the first step, or from the latest checkpoint, to the last."""
     architecture = ModelConfig.from_recipe(config.architecture)
+    refuse_what_cannot_fit(architecture, config.trainer, certain(config.trainer, config.tokens_per_step))
     crawl = Crawl(config.crawl, config.seed)
     session = begin(run, lambda: _fresh(config, architecture, crawl), config.trainer, config.saving, config.steps)
     reader = Reader(config, crawl, session.tokenizer, session.context, session.cursor or 0)

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from afterbase.dist import here
+from afterbase.dist import here, leads, several
 from afterbase.engine.local import LocalEngine
-from afterbase.model.checkpoint import load_model
+from afterbase.model.checkpoint import load_config, load_model
 from afterbase.process import make_deterministic
 from afterbase.prompts.curriculum import Curriculum
 from afterbase.prompts.source import RowSource, open_mixture
@@ -28,13 +28,15 @@ from afterbase.rollouts.store import write_rollouts
 from afterbase.rollouts.stream import Stream
 from afterbase.stages.asking import Asker, outcomes
 from afterbase.stages.check_rewards import refuse_bad_gold
+from afterbase.stages.fitting import refuse_what_cannot_fit
 from afterbase.stages.held_out import NOTHING, HeldOut, open_questions
-from afterbase.stages.idle import refuse_what_does_nothing, remarks
+from afterbase.stages.idle import refuse_what_does_nothing, refuse_what_one_process_does, remarks
 from afterbase.stages.learning import CRITIC, Clock, GrpoLearning, Learning, PpoLearning
 from afterbase.stages.rl_config import RlConfig
-from afterbase.stages.rl_metrics import loop_metrics, rollout_metrics
+from afterbase.stages.rl_metrics import drafting, loop_metrics, rollout_metrics
 from afterbase.stages.run import Run, StageKind
 from afterbase.stages.session import Session
+from afterbase.stages.together import begin
 from afterbase.stages.watch import Watch
 from afterbase.track import read_metrics
 from afterbase.train.critic import Critic
@@ -56,7 +58,10 @@ def run_rl(config: RlConfig, run: Run) -> None:
         make_deterministic()
     judge = build(config.rewards)  # first of all: that a compiler is missing is told before a model is loaded
     try:
-        session = Session.start(run, config.model, config.trainer, config.saving, config.steps, config.updates)
+        refuse_what_cannot_fit(load_config(config.model), config.trainer, drawing=True, reference=config.objective.kl > 0)
+        if several():
+            refuse_what_one_process_does(config)
+        session = begin(run, config.model, config.trainer, config.saving, config.steps, config.updates)
         loop = Loop.open(config, session, judge)
     except BaseException:
         asyncio.run(judge.close())
@@ -85,14 +90,14 @@ class Loop:
     def open(cls, config: RlConfig, session: Session, judge: Reward) -> Loop:
         """Everything ready for the next round."""
         prompts = Curriculum(config.curriculum, open_mixture(config.prompts, config.seed), config.seed)
-        engine = LocalEngine(session.model, config.engine, session.tokenizer.decode, session.trainer.done)
+        engine = LocalEngine(session.drawn(), config.engine, session.tokenizer.decode, session.trainer.done)
+        asker = Asker(config, engine, session.tokenizer, remembering(judge, config.remembered))
         for source in prompts.sources:
             if isinstance(source, RowSource):  # generated prompts are without end, and short
-                check_fit(source.prompts, session.tokenizer, config.template, engine.room)
+                check_fit(map(asker.instructed, source.prompts), session.tokenizer, config.template, engine.room)
         asked = open_questions(config.held_out, config.prompts, prompts)
         refuse_what_does_nothing(config, prompts.sources, asked)
-        check_fit(asked, session.tokenizer, config.template, engine.room)
-        asker = Asker(config, engine, session.tokenizer, remembering(judge, config.remembered))
+        check_fit(map(asker.instructed, asked), session.tokenizer, config.template, engine.room)
         held_out = HeldOut(config.held_out, asked, config.steps, asker.sampling, config.seed << 40, config.max_errors)
         seconds: dict[str, float] = {}
         learning = _learning(config, session, lambda part: clock(seconds, part))
@@ -101,7 +106,7 @@ class Loop:
             return await asker.draw(prompt, asker.sampling(prompt, seed(config, step, number)), config.group)
 
         stream = Stream(config.steps, config.ahead, lambda: prompts.take(config.prompts_per_step), draw, asker.judged)
-        watch = Watch.resumed(config.warnings, config.model_dump(mode="json"), read_metrics(session.run.tracker.metrics))
+        watch = Watch.resumed(config.warnings, config.model_dump(mode="json"), read_metrics(session.run.tracker.metrics) if leads() else [])
         beside = ThreadPoolExecutor(1) if config.ahead else None
         loop = cls(config, session, prompts, asker, stream, learning, held_out, watch, seconds, beside)
         if session.cursor is not None:
@@ -147,6 +152,8 @@ class Loop:
             return
         recipe = self.session.run.directory / "config.json"
         await refuse_bad_gold(self.asker.judge, self.prompts.sources, self.config.max_refused_gold, recipe)
+        if not leads():
+            return
         if self.config.held_out.every and not self.held_out.prompts:
             print(f"rl: {NOTHING}", file=sys.stderr)
         for sentence in remarks(self.config, self.prompts.sources, self.held_out.prompts, self.asker.engine.room):
@@ -161,7 +168,8 @@ class Loop:
             asked = await self.held_out.evaluate(step, self.asker.ask, self.session.run)
             self.session.keep_best(asked)
         self.session.stop_if_asked()
-        drew = self.asker.engine.ledger[self.session.trainer.done]
+        with self.clock("load"):
+            drew = self.asker.engine.checksum()
         with self.clock("sample"):
             await self.stream.fill(step)
         self.session.stop_if_asked()
@@ -184,8 +192,10 @@ class Loop:
 
     def log(self, step: int, groups: Groups, replaced: Groups, metrics: dict[str, float], began: float) -> None:
         """Write down what the round drew and what became of it; say what goes wrong."""
+        if not leads():
+            return
         run = self.session.run
-        drawn = [(rollout, rollout.seed) for group in (*groups, *replaced) for rollout in group]
+        drawn = [rollout for group in (*groups, *replaced) for rollout in group]
         write_rollouts(run.directory / "rollouts" / f"{step:06d}.jsonl", drawn)
         run.tracker.log(step, metrics)
         self.seconds["step"] = perf_counter() - began
@@ -236,15 +246,6 @@ def clock(seconds: dict[str, float], part: str) -> Iterator[None]:
         seconds[part] = seconds.get(part, 0.0) + perf_counter() - began
 
 
-def drafting(engine: LocalEngine) -> dict[str, float]:
-    """How many drafted tokens were kept so far, by place and domain; no metrics, for when drafting pays is a matter of seconds."""
-    if not (counts := engine.speculation()):
-        return {}
-    parts = {"": counts.whole} | {f"_{domain}": part for domain, part in counts.by_tag.items() if domain}
-    shares = [(name, place, share) for name, part in parts.items() for place, share in enumerate(part.fractions, 1)]
-    return {f"engine/accepted_{place}{name}/fraction": share for name, place, share in shares}
-
-
 def seed(config: RlConfig, step: int, number: int) -> int:
     """What fixes the draws of one round's prompt of this number."""
     return (config.seed << 40) + (step << 16) + number
@@ -292,4 +293,5 @@ STAGE = StageKind(
     inputs=_inputs,
     artefact=lambda config, directory: directory / "checkpoints" / "final",
     size=_size,
+    together=True,
 )

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from afterbase.engine.local import LocalEngine
 from afterbase.evals.metrics import wilson
 from afterbase.records import Rollout
 from afterbase.rewards.base import check_errors
@@ -43,6 +44,15 @@ def loop_metrics(groups: Sequence[Sequence[Rollout]], replaced: Sequence[Sequenc
     if any(rollout.completion.own for rollout in rollouts):  # there is an environment
         metrics |= turn_metrics(rollouts)
     return metrics
+
+
+def drafting(engine: LocalEngine) -> dict[str, float]:
+    """How many drafted tokens were kept so far, by place and domain; no metrics, for when drafting pays is a matter of seconds."""
+    if not (counts := engine.speculation()):
+        return {}
+    parts = {"": counts.whole} | {f"_{domain}": part for domain, part in counts.by_tag.items() if domain}
+    shares = [(name, place, share) for name, part in parts.items() for place, share in enumerate(part.fractions, 1)]
+    return {f"engine/accepted_{place}{name}/fraction": share for name, place, share in shares}
 
 
 def held_out_metrics(rollouts: Sequence[Rollout], max_errors: float) -> dict[str, float]:

@@ -168,7 +168,7 @@ def _opened(name: str, kind: StageKind, config: Config, directory: Path) -> Run:
     if not several():
         return Run.open(directory, name, config, kind.inputs(config))
     if not kind.together:
-        raise ConfigError(f"{name} works in one process, only pretrain and sft in several; start afterbase once, without torchrun")
+        raise ConfigError(f"{name} works in one process, only pretrain, sft and rl in several; start afterbase once, without torchrun")
     join()
     if not leads():
         told()

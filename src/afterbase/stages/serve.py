@@ -103,5 +103,7 @@ async def _serve(settings: ServeSettings, engine: LocalEngine, tokenizer: Tokeni
         listening(f"http://{host}:{port}/v1")
         await stop.wait()
         await server.stop(GRACE)
+        if drafted := await desk.speculation():
+            print(drafted, file=sys.stderr)
     finally:
         await desk.close()

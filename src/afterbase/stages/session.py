@@ -6,63 +6,34 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from afterbase.dist import here
 from afterbase.errors import CheckpointError, ConfigError, LearningError, Stopped
 from afterbase.model.adapter_files import ADAPTER, read_adapter, save_adapter
 from afterbase.model.checkpoint import load_model, save_model
 from afterbase.model.parallel.mesh import Sizes
+from afterbase.model.parallel.saving import load_moments
 from afterbase.model.transformer import Transformer
 from afterbase.records import Batch, Sample
+from afterbase.stages.boundary import Boundary, Companion
 from afterbase.stages.generators import generators, restore_generators, seed_generators
 from afterbase.stages.run import Run
 from afterbase.text.tokenizer import Tokenizer
 from afterbase.track import read_metrics
 from afterbase.train.bad_batches import keep_bad_batches
 from afterbase.train.base import Objective
+from afterbase.train.critic import scored
+from afterbase.train.moments import numbered
 from afterbase.train.packing import pack
-from afterbase.train.resume import Checkpoints, SavingConfig
-from afterbase.train.trainer import LocalTrainer, TrainerConfig
+from afterbase.train.resume import SHARDS, Checkpoints, SavingConfig
+from afterbase.train.trainer import LocalTrainer, TrainerConfig, add_up
 
 BAD = "bad_batches"
 IN_A_ROW = 3
 """Skipped updates, one after another, that end a run: chance spoils one batch, not three."""
-
-
-@dataclass(frozen=True, slots=True)
-class Boundary:
-    """Where one step has ended and the next has not begun: what a checkpoint is taken of, the weights apart."""
-
-    done: int
-    """Updates so far."""
-    cursor: Any
-    """What the stage needs to go on from here."""
-    generators: dict[str, Any]
-    """Where every random generator stood."""
-
-
-class Companion(Protocol):
-    """A LocalTrainer that writes itself, such as PPO's critic."""
-
-    done: int
-    """Updates so far."""
-    skipped: int
-    """Updates in a row that were skipped."""
-    judged: list[Tensor]
-    """The losses of the latest update's batches."""
-
-    def forward_backward(self, batch: Batch, objective: Objective) -> dict[str, float]:
-        """Add one batch's gradient."""
-
-    def step(self) -> dict[str, float]:
-        """Apply the gradients."""
-
-    def write(self, directory: Path) -> None:
-        """Everything that it takes to go on."""
 
 
 @dataclass(eq=False)
@@ -102,27 +73,29 @@ class Session:
 
         A run that was killed between its final checkpoint and its last word has no steps left, and only says that word.
         """
-        Sizes.of(trainer.mesh, 1)  # a mesh of several processes is refused, not ignored
-        checkpoints = Checkpoints(run.directory / "checkpoints", saving)
+        Sizes.of(trainer.mesh, here().world)  # a mesh of several processes is refused in one, not ignored
+        checkpoints = cls.opened(run, saving)
         if trainer.lora and not isinstance(source, Path):
             raise ConfigError("trainer.lora adapts a checkpoint, and this run begins with fresh weights; leave it out, or give a model")
 
         def begun(source: Path | Callable[[], tuple[Transformer, Tokenizer]], boundary: Boundary, path: Path | None = None) -> Session:
             model, tokenizer = load_pair(source) if isinstance(source, Path) else source()
             base = source if trainer.lora else None
-            return cls(run, tokenizer, LocalTrainer(model, trainer, steps * updates), checkpoints, boundary, updates, path, base)
+            return cls(run, tokenizer, cls.learner(model, trainer, steps * updates), checkpoints, boundary, updates, path, base)
 
         def resumed(path: Path, state: dict[str, Any]) -> Session:
             boundary = Boundary(state["trainer"]["done"], state["cursor"], state["generators"])
             session = begun(source if trainer.lora else path, boundary, path)
             if trainer.lora:
                 read_adapter(session.model, trainer.lora, path / ADAPTER)
+            if (path / SHARDS).exists():  # several processes wrote it
+                state["trainer"]["optimizer"] = numbered(load_moments(path / SHARDS), session.model, session.trainer.optimizer)
             session.trainer.restore(state["trainer"])
             restore_generators(boundary.generators)
             return session
 
         final = checkpoints.directory / "final"
-        session = None if final.exists() else checkpoints.resume(resumed)
+        session = None if final.exists() else cls.resume(checkpoints, resumed)
         if session is None:
             seed_generators(0)  # only the adapters' dropout draws from them; whatever does draws alike in every run
             whole = final.exists() and not (trainer.lora and not trainer.lora.merge)
@@ -131,6 +104,21 @@ class Session:
         run.tracker.rewind(session.step)
         run.stopping.later = True  # from here on there is something to save
         return session
+
+    @staticmethod
+    def opened(run: Run, saving: SavingConfig) -> Checkpoints:
+        """Where the run's checkpoints are."""
+        return Checkpoints(run.directory / "checkpoints", saving)
+
+    @staticmethod
+    def learner(model: Transformer, config: TrainerConfig, steps: int) -> LocalTrainer:
+        """What learns."""
+        return LocalTrainer(model, config, steps)
+
+    @staticmethod
+    def resume(checkpoints: Checkpoints, resumed: Callable[[Path, dict[str, Any]], Any]) -> Any:
+        """What `resumed` makes of the newest whole checkpoint; None in a fresh run."""
+        return checkpoints.resume(resumed)
 
     @property
     def model(self) -> Transformer:
@@ -157,9 +145,17 @@ class Session:
         """The model's context length in tokens."""
         return self.model.config.max_position_embeddings
 
-    def batches(self, samples: Sequence[Sample]) -> list[Batch]:
-        """One update's samples, packed."""
-        return pack(samples, self.trainer.config.tokens_per_batch, self.trainer.device)
+    def drawn(self) -> Transformer:
+        """The model that an engine draws from: the one in training itself."""
+        return self.model
+
+    def scored(self, samples: Sequence[Sample]) -> list[tuple[float, ...]]:
+        """What the model in training says of every sample's learned tokens."""
+        return scored(self.trainer, samples)
+
+    def batches(self, samples: Sequence[Sample], totals: tuple[int, int] | None = None) -> list[Batch]:
+        """One update's samples, packed; `totals` are the update's where it has more than these."""
+        return pack(samples, self.trainer.config.tokens_per_batch, self.trainer.device, totals)
 
     def learn(self, batches: Sequence[Batch], objective: Objective, companion: str = "") -> dict[str, float]:
         """One optimizer update of the model, or of a companion, over its batches; metrics that are shares of the update add up.
@@ -294,6 +290,5 @@ def learn(trainer: LocalTrainer | Companion, batches: Sequence[Batch], objective
     """One optimizer step over its batches; metrics that are shares of the step add up, and of those in /max the most counts."""
     metrics: dict[str, float] = {}
     for batch in batches:
-        for name, value in trainer.forward_backward(batch, objective).items():
-            metrics[name] = max(metrics.get(name, value), value) if name.endswith("/max") else metrics.get(name, 0.0) + value
+        add_up(metrics, trainer.forward_backward(batch, objective))
     return metrics | trainer.step()

@@ -16,6 +16,7 @@ from afterbase.errors import DataError
 from afterbase.model.checkpoint import load_config
 from afterbase.objective.likelihood import Likelihood
 from afterbase.records import Sample
+from afterbase.stages.fitting import certain, refuse_what_cannot_fit
 from afterbase.stages.run import Run, StageKind
 from afterbase.stages.together import begin
 from afterbase.text.chat import sft_sample
@@ -51,6 +52,8 @@ def run_sft(config: SftConfig, run: Run) -> None:
     """Train from the first step, or from the latest checkpoint, to the last."""
     samples, dropped = _samples(config, Tokenizer.load(config.model), load_config(config.model).max_position_embeddings)
     plan = plan_steps([len(sample.tokens) for sample in samples], config.epochs, config.tokens_per_step, config.seed)
+    first = sum(len(samples[index].tokens) for index in plan[0])
+    refuse_what_cannot_fit(load_config(config.model), config.trainer, certain(config.trainer, first))
     session = begin(run, config.model, config.trainer, config.saving, len(plan))
     objective = Likelihood()
     with run.progress(len(plan), "sft", session.step) as progress:

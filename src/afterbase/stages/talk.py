@@ -12,18 +12,21 @@ from afterbase.errors import AfterbaseError, ConfigError
 from afterbase.evals.tables import CONTROLS
 from afterbase.records import Message, Prompt, Sampling
 from afterbase.stages.session import load_pair
-from afterbase.text.chat import prompt_tokens
+from afterbase.text.chat import begins_in_thought, prompt_tokens
 from afterbase.text.stream import StreamDecoder
-from afterbase.text.think import opens, render_thought
+from afterbase.text.think import render_thought
 from afterbase.text.tokenizer import TAGS, Tokenizer
 
 HIDING = "(thinking)"
+ALONE = EngineConfig(rows=1)
 
 
-def run_generate(*, model: Path, prompt: str, template: str, sampling: Sampling, show_thought: bool) -> None:
-    """Answer one prompt on standard output."""
-    talker = Talker.open(model, template)
+def run_generate(*, model: Path, prompt: str, template: str, sampling: Sampling, show_thought: bool, engine: EngineConfig) -> None:
+    """Answer one prompt on standard output; what drafting did is said on standard error."""
+    talker = Talker.open(model, template, engine)
     talker.answer((Message("user", prompt),), sampling, show_thought)
+    if drafted := talker.engine.speculation():
+        print(drafted, file=sys.stderr)
 
 
 def run_chat(*, model: Path, show_thought: bool, temperature: float, max_tokens: int) -> None:
@@ -71,16 +74,15 @@ class Talker:
     """How questions are put to it."""
 
     @classmethod
-    def open(cls, directory: Path, template: str) -> Talker:
+    def open(cls, directory: Path, template: str, engine: EngineConfig = ALONE) -> Talker:
         """Load a checkpoint."""
         model, tokenizer = load_pair(directory)
-        return cls(tokenizer, LocalEngine(model, EngineConfig(rows=1), tokenizer.decode), template)
+        return cls(tokenizer, LocalEngine(model, engine.model_copy(update={"rows": 1}), tokenizer.decode), template)
 
     def answer(self, messages: tuple[Message, ...], sampling: Sampling, show_thought: bool) -> str:
         """Print the answer as it is drawn; returns all of it, thinking included."""
         tokens = prompt_tokens(self.tokenizer, Prompt("talk", messages), self.template)
-        opened = opens(self.tokenizer.decode(tokens, skip_special=False))
-        printer = Printer(StreamDecoder(self.tokenizer), show_thought, opened)
+        printer = Printer(StreamDecoder(self.tokenizer), show_thought, begins_in_thought(self.tokenizer, tokens))
         sampling = replace(sampling, stop_ids=self.tokenizer.stop_ids)
         (completion,) = asyncio.run(self.engine.generate(tokens, sampling, 1, lambda sample, token, logprob: printer.push(token)))
         printer.finish()

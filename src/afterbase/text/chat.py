@@ -16,7 +16,9 @@ from afterbase.text.template import HOUSE_TEMPLATE, layout
 from afterbase.text.think import CLOSE, OPEN, opens
 from afterbase.text.tokenizer import Tokenizer
 
-__all__ = ["HOUSE_TEMPLATE", "TEMPLATES", "learn_mask", "messages_of", "prompt_tokens", "render", "render_text", "sft_sample"]
+__all__ = [
+    "HOUSE_TEMPLATE", "TEMPLATES", "begins_in_thought", "learn_mask", "messages_of", "prompt_tokens", "render", "render_text", "sft_sample",
+]  # fmt: skip
 
 Turns = Literal["all", "last"]
 
@@ -27,6 +29,8 @@ R1_ZERO = (
     "i.e., <think> reasoning process here </think> <answer> answer here </answer>."
 )
 """The instruction that R1-Zero is trained under, word for word.  [Slides Table 1]"""
+PROMPT_END = 16
+"""Tokens in which a prompt that has opened the thought for the model says so."""
 
 PROBE = "afterbaseprobe"  # an answer that no template has a reason to change: what stands around it is the template's own
 
@@ -102,6 +106,11 @@ def _message(row: Any) -> Message:
     if role not in ("system", "user", "assistant") or not isinstance(content, str):
         raise DataError(f"a message is {str(row)[:80]!r}; give an object with role (system, user or assistant) and content, a string")
     return Message(role, content)
+
+
+def begins_in_thought(tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
+    """Whether a prompt's tokens end inside a thought, so that the answer begins there: what `think.split` calls `opened`."""
+    return opens(tokenizer.decode(prompt[-PROMPT_END:], skip_special=False))
 
 
 def check_template(template: str) -> None:

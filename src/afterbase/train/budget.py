@@ -1,8 +1,10 @@
 """The memory that training takes on one GPU, part by part, from configurations alone: what `afterbase plan` adds up.
 
-A step has two moments that count. While the head reads the learned tokens, everything that a pass keeps is there, and some logits. When the
-gradient enters the last block, so is everything, and that block's own scratch. The greater one is the peak. Gradients of an earlier pass are
-taken to be there, as they are in every step of more than one.
+Products in float8 are taken for bfloat16's, and adapters for nothing: they are a hundredth of the model.
+
+A pass has two moments that count. While the head reads the learned tokens, everything that the pass keeps is there, and some logits; when
+the gradient enters the last block, so is everything, and that block's own scratch. The greater one is the peak. The gradients of an earlier
+pass are there from a step's second pass on; in its only one they come as what was kept goes.
 """
 
 from __future__ import annotations
@@ -56,13 +58,18 @@ class Budget:
         return self.standing + self.passing
 
 
-def training(config: ModelConfig, trainer: TrainerConfig, tokens: int, learned: int, sizes: Sizes = ALONE) -> Budget:
-    """The budget of a rank whose passes have `tokens` tokens, of which `learned` go through the head; a mesh may cut it in `sizes`."""
+def training(config: ModelConfig, trainer: TrainerConfig, tokens: int, learned: int, sizes: Sizes = ALONE, passes: int = 2) -> Budget:
+    """The budget of a rank whose passes have `tokens` tokens, of which `learned` go through the head; a mesh may cut it in `sizes`.
+
+    `passes` make up a step: one, or several.
+    """
     here = -(-tokens // sizes.context)
     reading = -(-learned // (sizes.context * sizes.tensor))
-    states = _states(config, trainer, sizes)
     head, lasting = logits(config, trainer, reading)
-    return replace(states, activations=activations(config, trainer, here, sizes), logits=head, scratch=scratch(config, trainer, here, sizes) + lasting)
+    kept_here, taken = activations(config, trainer, here, sizes), scratch(config, trainer, here, sizes)
+    at_last = max(0, _embedding(config, trainer) - kept_here)  # nothing else is left of the pass by then
+    budget = replace(_states(config, trainer, sizes), activations=kept_here, logits=head, scratch=max(taken + lasting, at_last))
+    return budget if passes > 1 else replace(budget, gradients=max(0, budget.gradients - budget.passing))
 
 
 def scoring(config: ModelConfig, trainer: TrainerConfig) -> Budget:
@@ -73,7 +80,7 @@ def scoring(config: ModelConfig, trainer: TrainerConfig) -> Budget:
 
 def activations(config: ModelConfig, trainer: TrainerConfig, tokens: int, sizes: Sizes = ALONE) -> int:
     """What a pass of so many tokens keeps."""
-    half, layers = trainer.precision == "bfloat16", config.num_hidden_layers
+    half, layers = trainer.precision != "float32", config.num_hidden_layers
     again = min(trainer.recompute, layers)
     width = config.hidden_size
     kinds = [_block(config, trainer, config.is_moe(layer), sizes) for layer in range(layers)]
@@ -86,32 +93,42 @@ def activations(config: ModelConfig, trainer: TrainerConfig, tokens: int, sizes:
 
 def logits(config: ModelConfig, trainer: TrainerConfig, learned: int) -> tuple[int, int]:
     """What the head takes at its most; and what of it stays while the gradient passes through the blocks."""
-    width, rows, half = config.hidden_size, config.vocab_size, trainer.precision == "bfloat16"
+    width, rows, half = config.hidden_size, config.vocab_size, trainer.precision != "float32"
     item = 2 if half else 4
     heads = 1 + _ahead(config, trainer)
     keeping = half and learned * rows <= KEPT
     slopes = heads * 2 * learned * rows if keeping else 0
-    fitting = max(1, LOGITS // rows // ROWS * ROWS or LOGITS // rows)
-    chunk = 4 * rows * min(learned, fitting)
-    chunks = chunk * (2 if learned > fitting else 1)  # one is made while the one before is still there
+    chunks = 4 * _held_at_once(learned, rows) * rows * (1 + (_held_at_once(learned, rows) < learned))  # the one before is still there
     copy = 2 * rows * width if half and trainer.weights == "float32" else 0
     states = heads * item * learned * width
     gradient = 0 if trainer.lora else 4 * rows * width
-    again = 0 if keeping else 4 * learned * width + (2 if half else 4) * chunk
+    columns = _held_at_once(rows, learned)
+    again = 0 if keeping else learned * (4 * width + columns * (4 + item * (1 + (columns < rows))))  # logits, and slopes in their dtype
     forward = slopes + chunks + copy
     backward = slopes + gradient + copy + (10 if half else 8) * learned * width + again
     return states + max(forward, backward), gradient if config.tie_word_embeddings else 0
 
 
+def _held_at_once(wanted: int, others: int) -> int:
+    """Rows, for so many columns, or columns, of which the logits are held at once."""
+    fitting = LOGITS // max(others, 1)
+    return min(wanted, max(1, fitting // ROWS * ROWS or fitting))
+
+
 def scratch(config: ModelConfig, trainer: TrainerConfig, tokens: int, sizes: Sizes = ALONE) -> int:
     """What the backward pass through a block takes, of the kind that takes most."""
-    layers, half = config.num_hidden_layers, trainer.precision == "bfloat16"
+    layers, half = config.num_hidden_layers, trainer.precision != "float32"
     taken = []
     for routed in {*map(config.is_moe, range(layers))}:
         # Where every block is computed again, the one whose turn it is is there as a whole; what it reads it has kept already.
         whole = tokens * (_block(config, trainer, routed, sizes) - 4 * config.hidden_size) if trainer.recompute >= layers else 0
         taken.append(whole + working(config, routed, tokens, sizes.tensor, sizes.expert) * (1 if half else 2))
     return max(taken)
+
+
+def _embedding(config: ModelConfig, trainer: TrainerConfig) -> int:
+    """The gradient of the embedding; where it is the head too, that one's, and their sum."""
+    return 0 if trainer.lora else 4 * config.vocab_size * config.hidden_size * (3 if config.tie_word_embeddings else 1)
 
 
 def _asked(config: ModelConfig, trainer: TrainerConfig) -> ModelConfig:
@@ -173,6 +190,6 @@ def _shared(count: Weights, asked: Weights, trainer: TrainerConfig, sizes: Sizes
 
     layers = config.num_hidden_layers + config.num_nextn_predict_layers
     block = (count.matrices // cut + count.experts // (sizes.expert * cut)) // layers
-    gathered = 2 * (2 if trainer.precision == "bfloat16" else 4) * block + 4 * block  # two of them, and one's gradient on its way
+    gathered = 2 * (2 if trainer.precision != "float32" else 4) * block + 4 * block  # two of them, and one's gradient on its way
     ends_of_it = 8 * (count.embedding + count.head)  # in float32, and its gradient
     return Budget(4 * share(count), 4 * share(asked), 8 * share(asked), gathered + ends_of_it)

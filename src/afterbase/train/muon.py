@@ -35,7 +35,9 @@ class Muon(torch.optim.Optimizer):
 
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
         state, gradient = self.state[parameter], parameter.grad
-        past = state.setdefault("momentum", torch.zeros_like(gradient))
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(gradient)
+        past = state["momentum"]
         past.lerp_(gradient, 1 - group["momentum"])
         direction = orthogonal(gradient.lerp(past, group["momentum"]))  # Nesterov's: where the momentum will be
         parameter.mul_(1 - group["lr"] * group["weight_decay"])

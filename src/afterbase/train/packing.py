@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from afterbase.dist import summed
 from afterbase.records import Batch, Sample
 from afterbase.segments import Segments
 
@@ -33,13 +32,12 @@ def pack(
 
 
 def step_totals(samples: Sequence[Sample]) -> tuple[int, int]:
-    """Learned tokens and sequences of an optimizer step over every process that takes it: the divisors of its means.
+    """Learned tokens and sequences of an optimizer step: the divisors of its means.
 
-    Each process gives its own samples. The step's gradient is then the sum over processes, not their mean.
+    Given all of a step's samples, whatever is packed of them where, the step's gradient is the sum over batches and processes.
     """
     learned = _learned(samples)
-    tokens, sequences = summed((sum(learned), sum(count > 0 for count in learned)))
-    return tokens, sequences
+    return sum(learned), sum(count > 0 for count in learned)
 
 
 def unpacked(batch: Batch, values: Float[Tensor, "P"]) -> Iterator[tuple[int, tuple[float, ...]]]:

@@ -16,12 +16,15 @@ from pydantic import Field
 from torch import Tensor
 
 from afterbase.config import Config
+from afterbase.dist import several
 from afterbase.errors import CheckpointError
 from afterbase.lineage import fill_directory, mend_directory, write_atomic
 
 T = TypeVar("T")
 
 STATE, CONTENTS, BEST = "training_state.pt", "contents.json", "best.json"
+SHARDS = "shards"
+"""In a checkpoint that several processes wrote: what each held of weights and optimizer."""
 
 
 class SavingConfig(Config):
@@ -159,9 +162,9 @@ def check_whole(path: Path) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """The training state of one checkpoint."""
+    """The training state of one checkpoint; of several processes each reads of its tensors what it looks at."""
     try:
-        return torch.load(path / STATE, map_location="cpu", weights_only=True)
+        return torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=several())
     except Exception as error:  # damaged bytes make the unpickler fail in any way they like
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path / STATE} cannot be read ({why})") from None

@@ -16,11 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch import distributed as dist
 
-from afterbase.errors import ConfigError
 from afterbase.model.balance import Trace, update_bias
+from afterbase.model.checkpoint import Stored
 from afterbase.model.logprob import token_statistics
 from afterbase.model.parallel.context import Slice
 from afterbase.model.parallel.export import Lending
+from afterbase.model.parallel.filling import fill_parts
 from afterbase.model.parallel.mesh import Mesh
 from afterbase.model.parallel.pieces import Parts, collect_gradients, forget_gradients, norm_of
 from afterbase.model.parallel.plan import lay_out, routers
@@ -30,23 +31,31 @@ from afterbase.model.rows import Take
 from afterbase.model.transformer import Transformer
 from afterbase.records import Batch, Entropy, Sample
 from afterbase.segments import Segments
+from afterbase.train.alike import wants_whole
 from afterbase.train.base import Objective
+from afterbase.train.moments import by_weight
 from afterbase.train.optim import adamw
-from afterbase.train.packing import pack
+from afterbase.train.packing import pack, unpacked
 from afterbase.train.schedule import learning_rate
-from afterbase.train.trainer import TrainerConfig
+from afterbase.train.trainer import TrainerConfig, add_up
 
 
 class ShardedTrainer:
     """This rank's part of a model, of its optimizer and of every step."""
 
-    def __init__(self, model: Transformer, config: TrainerConfig, steps: int, device: torch.device) -> None:
-        """Cuts a model that every process holds alike; `steps` is the length of the schedule."""
-        _refuse(config)
+    def __init__(self, model: Transformer | Stored, config: TrainerConfig, steps: int, device: torch.device, read: bool = True) -> None:
+        """Cuts a model that every process holds alike, or reads this rank's parts of a stored one; `steps` is the schedule's length.
+
+        Unless they are to be `read` now, whatever is in memory stands for them until `load`.
+        """
+        assert wants_whole(config) is None, "an AlikeTrainer does what this one cannot"
+        stored, model = (model, model.model) if isinstance(model, Stored) else (None, model)
         self.config, self.steps, self.device = config, steps, device
         self.mesh = Mesh.of(config.mesh, device)
         half = torch.bfloat16 if config.precision == "bfloat16" else None
         self.pieces = lay_out(model, self.mesh, half)
+        if stored is not None and read:
+            fill_parts(stored, self.pieces, self.mesh)
         self.model = model
         self.lending = Lending(model, self.pieces, self.mesh)
         self.optimizer = adamw(Parts(self.pieces), config.optim)
@@ -61,19 +70,33 @@ class ShardedTrainer:
         length = max(2, self.mesh.sizes.context)
         (self.idle,) = pack([Sample((0,) * length, (True,) * length)], length, device)
 
-    def batches(self, samples: Sequence[Sample]) -> list[Batch]:
-        """This rank's share of one step's samples, of which every rank gives the same: as many batches as each other rank has."""
+    def batches(self, samples: Sequence[Sample], totals: tuple[int, int] | None = None) -> list[Batch]:
+        """This rank's share of one step's samples, of which every rank gives the same: as many batches as each other rank has.
+
+        `totals` are the step's where it has more than these samples.
+        """
         readers, tokens = self.mesh.readers, sum(len(sample.tokens) for sample in samples)
         most = self.config.tokens_per_batch * self.mesh.sizes.context
-        every = pack(samples, min(most, -(-tokens // readers)), self.device)
+        every = pack(samples, min(most, -(-tokens // readers)), self.device, totals)
         every += [self.idle] * (-len(every) % readers)
         return every[self.mesh.reader :: readers]
+
+    def scored(self, samples: Sequence[Sample]) -> list[tuple[float, ...]]:
+        """`score` of every sample's learned tokens, on every rank, of which each reads its share; all must ask alike."""
+        own: dict[int, tuple[float, ...]] = {}
+        for batch in self.batches(samples):
+            values = self.score(batch)
+            own |= {} if batch is self.idle else unpacked(batch, values)
+        every: list[dict[int, tuple[float, ...]]] = [{}] * dist.get_world_size()
+        dist.all_gather_object(every, own)
+        found = {place: numbers for each in every for place, numbers in each.items()}
+        return [found.get(place, ()) for place in range(len(samples))]
 
     def learn(self, batches: Sequence[Batch], objective: Objective) -> dict[str, float]:
         """One optimizer step over this rank's batches; every rank returns the metrics of the whole step."""
         own: dict[str, float] = {}
         for batch in batches:
-            _add_up(own, self.forward_backward(batch, objective))
+            add_up(own, self.forward_backward(batch, objective))
         return self._metrics(own) | self.step()
 
     def forward_backward(self, batch: Batch, objective: Objective) -> dict[str, float]:
@@ -110,7 +133,7 @@ class ShardedTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         learned = collect_gradients(self.pieces, self.mesh)
-        unsound = (~torch.stack(self.losses).isfinite()).sum()
+        unsound = (~torch.stack([torch.zeros((), device=self.device), *self.losses]).isfinite()).sum()
         norm, finite = norm_of(learned, self.mesh, unsound)
         if finite:
             scale = (self.config.optim.clip_norm / (norm + 1e-6)).clamp(max=1.0)
@@ -144,6 +167,16 @@ class ShardedTrainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken; the shards come from `load`."""
         self.done, self.skipped = state["done"], state["skipped"]
+
+    def take_over(self, state: dict[str, Any]) -> None:
+        """Go on where a process that trained alone took `state`; its weights are here already."""
+        self.restore(state)
+        moments = by_weight(state["optimizer"], {piece.name: piece.shape for piece in self.pieces})
+        for piece in self.pieces:
+            if piece.name in moments and piece.own.numel():
+                place = piece.place(self.mesh)
+                parts = {key: value[place] if value.dim() else value for key, value in moments[piece.name].items()}
+                self.optimizer.state[piece.own] = {key: part.to(self.device, copy=True) for key, part in parts.items()}
 
     def save(self, directory: Path) -> None:
         """Write every rank's parts of weights and optimizer; all ranks must call this."""
@@ -229,25 +262,9 @@ class ShardedTrainer:
         dist.all_gather_object(every, own if self.mesh.slice == self.mesh.share == 0 else {})
         metrics: dict[str, float] = {}
         for each in every:
-            _add_up(metrics, each)
+            add_up(metrics, each)
         return metrics
-
-
-def _refuse(config: TrainerConfig) -> None:
-    """ConfigError for what one process can do and several cannot."""
-    single = {'optim.kind = "muon"': config.optim.kind == "muon", 'weights = "bfloat16"': config.weights == "bfloat16"}
-    single |= {"offload = true": config.offload, "lora": config.lora is not None, 'precision = "fp8"': config.precision == "fp8"}
-    if wrong := [name for name, asked in single.items() if asked]:
-        raise ConfigError(
-            f"trainer.{wrong[0]} works in one process only: several cut each weight and its moments among them, in float32; leave it out, "
-            "or start afterbase once, without torchrun"
-        )
 
 
 def _even(number: int, parts: int) -> list[int]:
     return [number * (part + 1) // parts - number * part // parts for part in range(parts)]
-
-
-def _add_up(total: dict[str, float], share: dict[str, float]) -> None:
-    for name, value in share.items():
-        total[name] = max(total.get(name, value), value) if name.endswith("/max") else total.get(name, 0.0) + value

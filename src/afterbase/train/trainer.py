@@ -14,7 +14,7 @@ from torch import Tensor
 from afterbase.config import Config
 from afterbase.model.balance import Trace, update_bias
 from afterbase.model.checkpoint import hf_weights
-from afterbase.model.fp8 import learn_in_fp8
+from afterbase.model.fp8_experts import learn_in_fp8
 from afterbase.model.logprob import token_logprobs, token_statistics
 from afterbase.model.lora import LoraConfig, adapt
 from afterbase.model.parallel.mesh import MeshConfig
@@ -36,12 +36,14 @@ class TrainerConfig(Config):
     """Tokens in one forward and backward pass, whose gradients add up to the step's; memory grows with it, results do not depend on it."""
     precision: Literal["float32", "bfloat16", "fp8"] = "float32"
     """Arithmetic of matrix products; optimizer state and reductions stay in float32 (bfloat16 by autocast). fp8: what bfloat16 is, but the
-    linear layers of attention, dense feed-forwards and shared experts multiply in float8 e4m3, with a scale for each 1 x 128 numbers of
-    their input and 128 x 128 of a weight, while they learn; a GPU of compute capability 8.9 or later does it natively, others as if."""
+    linear layers of blocks and routed experts whose widths are multiples of 128 multiply in float8 e4m3, with a scale for each 1 x 128
+    numbers of their input and 128 x 128 of a weight, while they learn. A GPU of compute capability 8.9 or later does so natively, any other
+    device in float32 as if it did, slower."""
     weights: Literal["float32", "bfloat16"] = "float32"
     """What matrices are held in. float32: 4 bytes each and 4 of gradient, and on a GPU in bfloat16 2 more for the copies that its products
-    read, with 2 more in an engine. bfloat16: 2 bytes, which products and the engine read as they are, 4 of gradient, and 4 of a float32
-    master that the optimizer updates; wants precision = "bfloat16" or "fp8". The optimizer's moments come on top, 8 bytes with AdamW."""
+    read, with 2 more in an engine. bfloat16: 2 bytes, and on a GPU 2 more for copies of those that are
+    multiplied side by side (q, k, v; gate, up), 4 of gradient, and 4 of a float32 master that the optimizer updates; wants
+    precision = "bfloat16" or "fp8". The optimizer's moments come on top, 8 bytes with AdamW."""
     offload: bool = False
     """Whether masters and moments lie in the host's memory and the update runs there: on the GPU 4 (float32) or 2 (bfloat16) bytes of a
     weight and 4 of gradient remain, on the host are 16; a step waits for 4 bytes each way."""
@@ -136,7 +138,7 @@ class LocalTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
-        finite = bool(torch.stack([norm, *self.losses]).isfinite().all())  # one question to the device for all of them
+        finite = self._sound(norm)
         if finite:
             self.masters.take_gradients()
             self.optimizer.step()
@@ -171,6 +173,10 @@ class LocalTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.masters.restore(state.get("masters", []))
 
+    def _sound(self, norm: Tensor) -> bool:
+        """Whether the gradient's norm and every loss are finite: one question to the device for all of them."""
+        return bool(torch.stack([norm, *self.losses]).isfinite().all())
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision != "float32")
 
@@ -192,3 +198,9 @@ class LocalTrainer:
             logprobs = token_logprobs(rows, head, batch.tokens[reachable])
             losses.append(-(logprobs * batch.weights[place > depth]).sum() / batch.total_tokens)
         return torch.stack(losses).mean()
+
+
+def add_up(total: dict[str, float], share: dict[str, float]) -> None:
+    """Take a batch's or a process's share of a step's metrics into the whole: they add up, and of those in /max the most counts."""
+    for name, value in share.items():
+        total[name] = max(total.get(name, value), value) if name.endswith("/max") else total.get(name, 0.0) + value

@@ -7,7 +7,9 @@ import time
 
 import pytest
 
+from afterbase.engine.local import LocalEngine
 from afterbase.engine.serving.wire import Limits
+from afterbase.engine.speculative import NgramDrafting
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 TEXT = {"model": "tiny", "prompt": "Hi", "max_tokens": 2}
@@ -47,11 +49,11 @@ def others_go_on(running):
     [
         ({"prompt": "How many apples? " * 100}, "do not fit into the context of 256"),
         ({"prompt": "x" * 5_000_000}, "a text of 5000000 letters does not fit"),
-        ({"prompt": [[1]] * 73}, "this server takes at most 72"),
+        ({"prompt": [[1]] * 73}, "at most 72 may run or wait"),
         ({"prompt": [1] * 256}, "do not fit into the context of 256"),
         ({"max_tokens": 255}, "do not fit into the context of 256"),
         ({"max_tokens": 10**30}, "do not fit into the context of 256"),
-        ({"prompt": [1, 100000]}, "a prompt holds token 100000; the model knows 0 to"),
+        ({"prompt": [1, 100000]}, "a prompt holds token 100000, the model knows 0 to"),
         ({"prompt": [1, -1]}, "a prompt holds token -1"),
         ({"prompt": []}, "prompt is a string, a list of token ids, or a list of either"),
         ({"prompt": [[1], [True]]}, "prompt is a string"),
@@ -66,7 +68,7 @@ def others_go_on(running):
         ({"top_k": 2**40}, "top_k"),
         ({"seed": 2**64}, "seed"),
         ({"n": 0}, "n"),
-        ({"n": 1000}, "this server takes at most 72"),
+        ({"n": 1000}, "at most 72 may run or wait"),
         ({"stop": ["a"] * 17}, "stop is a string or a list"),
         ({"stop": [""]}, "stop is a string or a list"),
         ({"stop": {"a": 1}}, "stop is a string or a list"),
@@ -141,6 +143,34 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(running):
     assert send(running, b"x" * (8 << 20 | 1))[0] == 413
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\n"
     assert b" 413 " in raw(running, head + b"Content-Length: 999999999999\r\n\r\n", shut=True)
+
+
+def test_what_was_drafted_is_told_to_those_who_have_the_key(serving):
+    def drafting(model, config, decode):
+        return LocalEngine(model, config.model_copy(update={"speculative": NgramDrafting(tokens=2, length=1, always=True)}), decode)
+
+    with serving(engine=drafting) as server:
+        assert send(server, {**TEXT, "max_tokens": 60, "temperature": 0})[0] == 200
+        health = send(server, None, "/health", "GET")[1]
+        assert health["accepted_drafts"] == server.engine.speculation().whole.fractions and len(health["accepted_drafts"]) == 2
+        assert health["drafts"].startswith("drafts kept, by place: ")
+        assert send(server, None, "/health", "GET", {}) == (200, {"status": "ok"})
+
+
+def test_what_the_engine_finds_only_when_it_is_asked_has_the_same_status(serving, monkeypatch):
+    """A place that was free at the desk and is not in the engine, and a cache that is too small for one answer."""
+    with serving(rows=1, queue=0) as server:
+        monkeypatch.setattr(type(server.engine.scheduler), "held", 1)
+        status, reply = send(server, TEXT)
+        assert (status, reply["error"]["code"]) == (429, "queue_full") and "1 answers run or wait" in reply["error"]["message"]
+    monkeypatch.undo()
+    small = lambda model, config, decode: LocalEngine(model, config.model_copy(update={"memory": 3e-5}), decode)  # noqa: E731
+    with serving(engine=small) as server:
+        status, reply = send(server, {**TEXT, "max_tokens": 200})
+        assert (status, reply["error"]["code"]) == (400, "context_length_exceeded") and "engine.memory=3e-05 GiB" in reply["error"][
+            "message"
+        ]
+        assert send(server, TEXT)[0] == 200
 
 
 @pytest.mark.parametrize(

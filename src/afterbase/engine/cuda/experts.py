@@ -150,10 +150,13 @@ def _gather(outputs, gates, shared, out, width, COPIES: tl.constexpr, COLUMNS: t
     tl.store(out + row * width + column, total.to(kind), mask=inside)
 
 
-def scored(tokens: Float[Tensor, "n d"], weight: Float[Tensor, "E d"]) -> Float[Tensor, "n E"]:
-    """Each token's affinities before the sigmoid, in float32; few tokens in one kernel, where a product of its own takes up to three."""
+def scored(tokens: Float[Tensor, "n d"], weight: Float[Tensor, "E d"], steady: bool = False) -> Float[Tensor, "n E"]:
+    """Each token's affinities before the sigmoid, in float32.
+
+    Few tokens in one kernel, where a product of its own takes up to three; if `steady`, any number, so that bits do not depend on it.
+    """
     (rows, width), experts = tokens.shape, len(weight)
-    if rows > FEW:
+    if rows > FEW and not steady:
         return F.linear(tokens.float(), weight)
     scores = torch.empty(rows, experts, device=tokens.device)
     with on(tokens):

@@ -16,6 +16,7 @@ from afterbase.engine.cuda.experts import experts_of, routed, scored
 from afterbase.engine.cuda.mla import Latents, attend_latents, compress
 from afterbase.engine.cuda.runner import GraphRunner
 from afterbase.engine.runner import in_training, renew
+from afterbase.engine.steady import apart
 from afterbase.model.block import Block
 from afterbase.model.cache import Cache, CacheStep
 from afterbase.model.mla import MLA
@@ -93,6 +94,7 @@ class LatentRunner(GraphRunner):
     """Decodes from half-precision copies of the weights, which `refresh` fills anew in place; routers and norms are the model's own."""
 
     steady = False
+    """The absorbed form adds in other orders than the trainer anyway, so products are the fastest that there are."""
     heads: Latents | None
 
     @staticmethod
@@ -104,7 +106,7 @@ class LatentRunner(GraphRunner):
         return config.has_v3_experts and config.kv_lora_rank <= WIDEST[0] and config.qk_rope_head_dim <= WIDEST[1]
 
     def _few(self) -> dict[torch.Size, float]:
-        return {}  # the absorbed form adds in other orders than the trainer anyway
+        return {}
 
     def _layer(self, block: Block) -> LatentLayer:
         return LatentLayer.of(block, self.dtype)
@@ -117,9 +119,16 @@ class LatentRunner(GraphRunner):
         return Latents(config.num_attention_heads, *ranks, *widths, *rest, cos, sin)
 
     def prefill(self, tokens: Int[Tensor, "T"], segments: Segments, step: CacheStep) -> Float[Tensor, "S V"]:
-        """Read whole prompts into the cache by the model's own forward pass; logits of what follows each."""
+        """Read whole prompts into the cache; logits of what follows each."""
+        return self.following(self.read(tokens, segments, step), segments)
+
+    def read(self, tokens: Int[Tensor, "T"], segments: Segments, step: CacheStep) -> Float[Tensor, "T d"]:
+        """Read whole prompts into the cache by the model's own forward pass; their final states."""
         with torch.autocast(tokens.device.type, self.dtype):
-            hidden = self.model(tokens, segments, cache=step)
+            return self.model(tokens, segments, cache=step)
+
+    def following(self, hidden: Float[Tensor, "T d"], segments: Segments) -> Float[Tensor, "S V"]:
+        """Logits of what follows each of the prompts that have these final states."""
         return self.logits(hidden[segments.starts[1:].long() - 1])
 
     def _logits(self, tokens: Int[Tensor, "n"], lengths: Int[Tensor, "n"], done: Int[Tensor, "n"], cache: Cache) -> Float[Tensor, "n V"]:
@@ -158,21 +167,44 @@ class LatentRunner(GraphRunner):
         """One layer's attention."""
         compressed = layer.queries is not None
         norms = attention.q_a_layernorm.weight if compressed else None, attention.kv_a_layernorm.weight
-        queries = compress(F.linear(normal, layer.enter, layer.enter_bias), norms, self.heads, lengths, done, memory, width)
-        queries = F.linear(queries, layer.queries) if compressed else queries
+        queries = compress(self._product(normal, layer.enter, layer.enter_bias), norms, self.heads, lengths, done, memory, width)
+        queries = self._product(queries, layer.queries) if compressed else queries
         up = layer.up.unflatten(0, (self.heads.heads, -1))
-        return F.linear(attend_latents(queries, up, self.heads, lengths, done, memory, width=width), layer.out, layer.out_bias)
+        mixed = attend_latents(queries, up, self.heads, lengths, done, memory, width=width, steady=self.steady)
+        return self._product(mixed, layer.out, layer.out_bias)
 
     def _feed_forward(self, normal: Tensor, block: Block, layer: LatentLayer) -> Tensor:
         """A dense layer, or shared and routed experts."""
         dense = None
         if layer.gate_up is not None:
-            dense = F.linear(self._gated(*F.linear(normal, layer.gate_up).chunk(2, dim=1)), layer.down)
+            dense = self._product(self._gated(*self._product(normal, layer.gate_up).chunk(2, dim=1)), layer.down)
         if layer.expert_gate is None:
             return dense
         config, router = self.model.config, block.mlp.gate
         limits = config.n_group, config.topk_group, config.num_experts_per_tok
-        choice = routed(
-            scored(normal, router.weight), router.e_score_correction_bias, *limits, config.norm_topk_prob, config.routed_scaling_factor
-        )
+        scores = scored(normal, router.weight, self.steady)
+        choice = routed(scores, router.e_score_correction_bias, *limits, config.norm_topk_prob, config.routed_scaling_factor)
         return experts_of(normal, *choice, (layer.expert_gate, layer.expert_up, layer.expert_down), dense)
+
+
+class SteadyLatentRunner(LatentRunner):
+    """The same with a row's bits its own: sums are added in one order for any number of rows, and every prompt is read alone.
+
+    A row's memory is always divided into as many parts. So rows that verify several tokens find what as many steps would find.
+    """
+
+    steady = True
+
+    def _few(self) -> dict[torch.Size, float]:
+        return GraphRunner._few(self)
+
+    def _weights(self) -> list[tuple[Tensor, Tensor | None]]:
+        pairs = [(self.head, None)]
+        for layer in self.layers:
+            pairs += [(layer.enter, layer.enter_bias), (layer.out, layer.out_bias)]
+            pairs += [(weight, None) for weight in (layer.queries, layer.gate_up, layer.down) if weight is not None]
+        return list({weight.shape: (weight, bias) for weight, bias in pairs}.values())
+
+    def read(self, tokens: Int[Tensor, "T"], segments: Segments, step: CacheStep) -> Float[Tensor, "T d"]:
+        """Read whole prompts into the cache, one by one; their final states."""
+        return torch.cat([super(SteadyLatentRunner, self).read(*alone) for alone in apart(tokens, segments, step)])

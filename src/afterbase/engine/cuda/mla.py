@@ -18,12 +18,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from afterbase.engine.cuda.attention import _join, parts_of
+from afterbase.engine.cuda.products import headwise
 from afterbase.model.cuda.launch import on
 
 NARROWEST = 16
 """Rows and columns of the smallest tile that a tensor core multiplies."""
 MOST_HEADS = 64
 """Heads that one program attends for; it holds a mixture of latents for each."""
+STEADY = 4
+"""Parts into which a row's memory is divided where its bits may not depend on how many rows there are."""
 TILE = 1 << 14
 """Numbers of latents that one turn of the loop reads, between 32 and 64 tokens."""
 
@@ -82,7 +85,7 @@ def _rotated(parts, inside, cos, sin, position, column, ROPE: tl.constexpr, INTE
     return (mine.to(tl.float32) * cosine + other * sine).to(mine.dtype)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["room"])
 def _compress(
     entered, q_weight, weight, cos, sin, lengths, done, queries, memory, eps, room,
     QUERY: tl.constexpr, QUERY_RANK: tl.constexpr, Q_PADDED: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
@@ -104,7 +107,7 @@ def _compress(
     tl.store(place + RANK + turn, key.to(memory.dtype.element_ty), mask=live & (turn < ROPE))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["room"])
 def _attend_latents(
     absorbed, queries, cos, sin, lengths, done, memory, mixed, peaks, sums, stride, scale, room, splits,
     HEADS: tl.constexpr, BLOCK: tl.constexpr, NOPE: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
@@ -188,16 +191,19 @@ def attend_latents(
     memory: Float[Tensor, "rows 1 room width"],
     splits: int | None = None,
     width: int = 1,
+    steady: bool = False,
 ) -> Float[Tensor, "T out"]:
-    """The heads' mixtures of values over everything remembered up to each token, `width` of which begin at each row's length."""
+    """The heads' mixtures of values over everything remembered up to each token, `width` of which begin at each row's length.
+
+    If `steady`, a token's bits do not depend on how many there are.
+    """
     rows, heads, rank = len(queries), shape.heads, shape.rank
-    content = queries.unflatten(1, (heads, -1))[..., : shape.nope]
-    absorbed = queries.new_empty(rows, heads, rank)
-    torch.bmm(content.transpose(0, 1), up[:, : shape.nope], out=absorbed.transpose(0, 1))
+    product = headwise if steady else _headwise
+    absorbed = product(queries.unflatten(1, (heads, -1))[..., : shape.nope], up[:, : shape.nope])
     block = min(MOST_HEADS, max(NARROWEST, triton.next_power_of_2(heads)))
     padded, rope = (max(NARROWEST, triton.next_power_of_2(width)) for width in (rank, shape.rope))
     blocks = triton.cdiv(heads, block)
-    splits = splits or parts_of(rows * blocks)
+    splits = splits or (STEADY if steady else parts_of(rows * blocks))
     mixed = queries.new_empty(rows, heads, padded)
     parts, peaks, sums = mixed, mixed, mixed
     if splits > 1:
@@ -211,6 +217,11 @@ def attend_latents(
         )  # fmt: skip
         if splits > 1:
             _join[(rows * heads,)](parts, peaks, sums, mixed, padded, splits, num_warps=1)
-    out = queries.new_empty(rows, heads, shape.values)
-    torch.bmm(mixed[..., :rank].transpose(0, 1), up[:, shape.nope :].transpose(1, 2), out=out.transpose(0, 1))
-    return out.flatten(1)
+    return product(mixed[..., :rank], up[:, shape.nope :].transpose(1, 2)).flatten(1)
+
+
+def _headwise(rows: Float[Tensor, "n h i"], weight: Float[Tensor, "h i o"]) -> Float[Tensor, "n h o"]:
+    """Every head's own projection."""
+    out = rows.new_empty(*rows.shape[:2], weight.shape[2])
+    torch.bmm(rows.transpose(0, 1), weight, out=out.transpose(0, 1))
+    return out

@@ -188,6 +188,3 @@ class RecordedMTP(MTPDrafter):
                 triton.next_power_of_2(width), num_warps=4,
             )  # fmt: skip
         return states, normal
-
-    def _logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n V"]:
-        return self.runner.logits(hidden)

@@ -56,14 +56,27 @@ def ordered(
     rows: Float[Tensor, "n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, "o"] | None = None, wide: bool = False
 ) -> Float[Tensor, "n o"]:
     """The projection by the kernel; `wide` outputs are float32."""
-    (number, inner), outer = rows.shape, weight.shape[0]
-    out = torch.empty(number, outer, dtype=torch.float32 if wide else rows.dtype, device=rows.device)
-    tall, broad, deep, warps, stages = FEW if number <= FEW[0] else _tile(number, outer)
-    with on(rows):
-        _ordered[(triton.cdiv(outer, broad), triton.cdiv(number, tall))](
-            rows, weight, bias, out, number, outer, inner, bias is not None, tall, broad, deep, num_warps=warps, num_stages=stages
-        )
+    out = torch.empty(len(rows), len(weight), dtype=torch.float32 if wide else rows.dtype, device=rows.device)
+    _launch(rows[:, None], weight.t()[None], bias, out[:, None])
     return out
+
+
+def headwise(rows: Float[Tensor, "n h i"], weight: Float[Tensor, "h i o"]) -> Float[Tensor, "n h o"]:
+    """Every head's own projection by the kernel."""
+    out = rows.new_empty(*rows.shape[:2], weight.shape[2])
+    _launch(rows, weight, None, out)
+    return out
+
+
+def _launch(rows: Float[Tensor, "n h i"], weight: Float[Tensor, "h i o"], bias: Tensor | None, out: Float[Tensor, "n h o"]) -> None:
+    """Any strides but between the numbers of a row, which lie side by side."""
+    (number, heads, inner), outer = rows.shape, weight.shape[2]
+    tall, broad, deep, warps, stages = FEW if number <= FEW[0] else _tile(number, outer * heads)
+    with on(rows):
+        _ordered[(triton.cdiv(outer, broad), triton.cdiv(number, tall), heads)](
+            rows, weight, bias, out, number, outer, inner, *rows.stride()[:2], *weight.stride(), *out.stride()[:2],
+            bias is not None, tall, broad, deep, num_warps=warps, num_stages=stages,
+        )  # fmt: skip
 
 
 def _tile(number: int, outer: int) -> tuple[int, int, int, int, int]:
@@ -74,18 +87,20 @@ def _tile(number: int, outer: int) -> tuple[int, int, int, int, int]:
 
 @triton.jit
 def _ordered(
-    rows, weight, bias, out, number, outer, inner,
+    rows, weight, bias, out, number, outer, inner, row_stride, row_head, weight_head, weight_inner, weight_outer, out_stride, out_head,
     BIASED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    head = tl.program_id(2).to(tl.int64)
+    lefts, rights = rows + head * row_head + row[:, None] * row_stride, weight + head * weight_head + column[:, None] * weight_outer
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, inner, INNER):
         at = start + tl.arange(0, INNER)
-        left = tl.load(rows + row[:, None] * inner + at[None, :], mask=(row < number)[:, None] & (at < inner)[None, :], other=0.0)
-        right = tl.load(weight + column[:, None] * inner + at[None, :], mask=(column < outer)[:, None] & (at < inner)[None, :], other=0.0)
+        left = tl.load(lefts + at[None, :], mask=(row < number)[:, None] & (at < inner)[None, :], other=0.0)
+        right = tl.load(rights + at[None, :] * weight_inner, mask=(column < outer)[:, None] & (at < inner)[None, :], other=0.0)
         total = tl.dot(left, tl.trans(right), total)
     if BIASED:
         total += tl.load(bias + column, mask=column < outer, other=0.0).to(tl.float32)[None, :]
-    to = out + row[:, None] * outer + column[None, :]
+    to = out + head * out_head + row[:, None] * out_stride + column[None, :]
     tl.store(to, total.to(out.dtype.element_ty), mask=(row < number)[:, None] & (column < outer)[None, :])

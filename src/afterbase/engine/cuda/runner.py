@@ -55,6 +55,7 @@ class GraphRunner:
         self.head = model.lm_head.weight.detach().to(dtype)
         self.few = self._few()
         self.graphs: dict[tuple[int, Step], torch.cuda.CUDAGraph] = {}
+        self.recorded = 0  # graphs, since the beginning
         self.pointers = self._pointers()
         self.state: tuple = (None, None, None)
         self.cache: Cache | None = None
@@ -73,9 +74,12 @@ class GraphRunner:
         """Shapes of weights, and the number of rows below which their products need the kernel."""
         if self.head.device.type == "cpu":
             return {}
+        return {weight.shape: steady_from(weight, bias) for weight, bias in self._weights()}
+
+    def _weights(self) -> list[tuple[Tensor, Tensor | None]]:
+        """One weight of each shape, and its bias."""
         layer = self.layers[0]
-        weights = (layer.qkv, layer.qkv_bias), (layer.out, None), (layer.gate_up, None), (layer.down, None), (self.head, None)
-        return {weight.shape: steady_from(weight, bias) for weight, bias in weights}
+        return [(layer.qkv, layer.qkv_bias), (layer.out, None), (layer.gate_up, None), (layer.down, None), (self.head, None)]
 
     def _product(self, rows: Float[Tensor, "n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, "o"] | None = None) -> Tensor:
         """The projection."""
@@ -188,6 +192,7 @@ class GraphRunner:
 
     def _recorded(self, rows: Rows, cache: Cache, size: int, step: Step) -> torch.cuda.CUDAGraph:
         """One step of that many rows as a graph; whatever is compiled or set up on first use happens before, while no row runs."""
+        self.recorded += 1
         running = rows.done.clone()
         rows.done.fill_(IDLE)
         stream = torch.cuda.Stream()

@@ -15,7 +15,7 @@ from afterbase.engine.serving.bodies import Body
 from afterbase.engine.serving.desk import Desk
 from afterbase.engine.serving.telling import Telling
 from afterbase.engine.serving.wire import Connection
-from afterbase.errors import AfterbaseError
+from afterbase.errors import AfterbaseError, Busy
 from afterbase.records import Completion, Sampling
 from afterbase.text.stream import StreamDecoder
 from afterbase.text.think import split
@@ -124,6 +124,8 @@ class Answering:
         try:
             async for news in events:
                 drawn |= {event.index: event.completion for event in news if event.completion}
+        except Busy:  # somebody came first by a hair
+            raise
         except AfterbaseError as error:  # the engine's, in our own words
             raise Refusal(500, str(error)) from None
         parts = [self._part(index, drawn[index]) for index in range(self.asked.answers)]

@@ -14,18 +14,15 @@ from afterbase.engine.serving.answering import Answering, Asked
 from afterbase.engine.serving.bodies import Body, ChatBody, CompletionBody, messages_of, prompts_of, read_body, sampling_of
 from afterbase.engine.serving.desk import Desk
 from afterbase.engine.serving.wire import Connection, Request
-from afterbase.errors import AfterbaseError
+from afterbase.errors import AfterbaseError, Busy, EngineError, TooLong
 from afterbase.records import Message, Prompt, Sampling
-from afterbase.text.chat import prompt_tokens
-from afterbase.text.think import opens
+from afterbase.text.chat import begins_in_thought, prompt_tokens
 from afterbase.text.tokenizer import Tokenizer
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """Names of this machine for itself."""
 LETTERS = 64
 """More to a token than any vocabulary has on average."""
-TAIL = 16
-"""Tokens at the end of a prompt in which a thought may have been opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +60,8 @@ class Api:
         """Let a request in by its head: known client, known place, JSON."""
         if self.served.key is None:
             self._check_host(head.headers.get("host", ""))
-        elif head.path != "/health":
-            self._check_key(head.headers.get("authorization", ""))
+        elif head.path != "/health" and not self._known(head):
+            raise Refusal(401, "the API key is missing or wrong; send it as Authorization: Bearer KEY", "invalid_api_key")
         if head.path not in self.routes:
             raise Refusal(404, f"there is nothing at {head.path[:100]}; the places are {', '.join(self.routes)}", "not_found")
         method = self.routes[head.path][0]
@@ -75,13 +72,20 @@ class Api:
             raise Refusal(415, "send the request as content-type: application/json")
 
     async def __call__(self, request: Request, out: Connection) -> None:
-        """Answer one request."""
-        await self.routes[request.path][1](request, out)
+        """Answer one request; what the engine refuses is refused in its words."""
+        try:
+            await self.routes[request.path][1](request, out)
+        except Busy as error:
+            raise Refusal(429, str(error), "queue_full") from None
+        except TooLong as error:
+            raise Refusal(400, str(error), "context_length_exceeded") from None
+        except EngineError as error:
+            raise Refusal(400, str(error)) from None
 
-    def _check_key(self, given: str) -> None:
-        kind, _, key = given.partition(" ")
-        if not hmac.compare_digest(key.strip().encode(), self.served.key.encode()) or kind.lower() != "bearer":
-            raise Refusal(401, "the API key is missing or wrong; send it as Authorization: Bearer KEY", "invalid_api_key")
+    def _known(self, head: Request) -> bool:
+        """Whether the client shows the key."""
+        kind, _, key = head.headers.get("authorization", "").partition(" ")
+        return hmac.compare_digest(key.strip().encode(), (self.served.key or "").encode()) and kind.lower() == "bearer"
 
     def _check_host(self, host: str) -> None:
         """Without a key only this machine's own names: a page whose name was made to point here must not read along."""
@@ -90,7 +94,10 @@ class Api:
             raise Refusal(403, f"without an API key this server answers to {', '.join(LOOPBACK)} only, not to {host[:100]!r}")
 
     async def _health(self, request: Request, out: Connection) -> None:
-        await out.reply(200, {"status": "ok"})
+        """That the server answers; to those who may ask the rest, how many drafts were kept."""
+        told = self.served.key is None or self._known(request)
+        drafts = await self.desk.speculation() if told else None
+        await out.reply(200, {"status": "ok"} | ({"accepted_drafts": drafts.whole.fractions, "drafts": str(drafts)} if drafts else {}))
 
     async def _models(self, request: Request, out: Connection) -> None:
         await out.reply(200, {"object": "list", "data": [self._card()]})
@@ -108,7 +115,7 @@ class Api:
         self.desk.check(len(asked) * body.n)
         self._check_length(max(map(len, asked)), "prompt")
         prompts = await asyncio.to_thread(self._encoded, asked)
-        await self._answer(Asked(body, Completions, prompts, self._samplings(body, prompts)), out)
+        await self._answer(Asked(body, Completions, prompts, [self._sampling(body, prompt) for prompt in prompts]), out)
 
     async def _chat(self, request: Request, out: Connection) -> None:
         body = self._read(ChatBody, request)
@@ -117,7 +124,7 @@ class Api:
         self._check_length(sum(len(message["content"]) for message in messages), "messages")
         prompt, opened = await asyncio.to_thread(self._laid_out, messages)
         hidden = self.served.hide_thought or not body.include_reasoning
-        await self._answer(Asked(body, Chats, [prompt], self._samplings(body, [prompt]), opened, hidden), out)
+        await self._answer(Asked(body, Chats, [prompt], [self._sampling(body, prompt)], opened, hidden), out)
 
     async def _answer(self, asked: Asked, out: Connection) -> None:
         await Answering(self.desk, self.served.tokenizer, self.served.name, self.served.draws(), asked).answer(out)
@@ -151,25 +158,18 @@ class Api:
             tokens = prompt_tokens(self.served.tokenizer, Prompt("request", turns), self.served.template)
         except AfterbaseError as error:
             raise Refusal(400, str(error), param="messages") from None
-        return tokens, opens(self.served.tokenizer.decode(tokens[-TAIL:], skip_special=False))
+        return tokens, begins_in_thought(self.served.tokenizer, tokens)
 
-    def _samplings(self, body: Body, prompts: Sequence[list[int]]) -> list[Sampling]:
-        """How the answers to each prompt are drawn."""
-        vocab_size, stops = self.desk.engine.model.config.vocab_size, self.served.tokenizer.stop_ids
-        for prompt in prompts:
-            if wrong := next((token for token in prompt if not 0 <= token < vocab_size), None):
-                raise Refusal(400, f"a prompt holds token {str(wrong)[:30]}; the model knows 0 to {vocab_size - 1}", param="prompt")
-        return [
-            sampling_of(body, stops, vocab_size, self._most(body, len(prompt)), self.served.draws() if body.seed is None else body.seed)
-            for prompt in prompts
-        ]
+    def _sampling(self, body: Body, prompt: list[int]) -> Sampling:
+        """How the answers to a prompt are drawn, once the engine has found nothing wrong with it.
 
-    def _most(self, body: Body, length: int) -> int:
-        """How many new tokens an answer to a prompt of this length may have."""
-        room = self.desk.engine.room
-        if not length:
-            raise Refusal(400, "an empty prompt cannot be continued; give at least one token", param="prompt")
-        if length + (body.most or 1) > room:
-            said = f"a prompt of {length} tokens and {body.most or 1} or more new ones do not fit into the context of {room}; ask for less"
-            raise Refusal(400, said, "context_length_exceeded")
-        return body.most or min(body.usual or room, room - length)
+        OpenAI refuses a limit that the context has no room for; the engine itself would end the answer there.
+        """
+        engine, room = self.desk.engine, self.desk.engine.room
+        most = body.most or max(1, min(body.usual or room, room - len(prompt)))
+        if len(prompt) + most > room:
+            raise TooLong(f"a prompt of {len(prompt)} tokens and an answer of {most} do not fit into the context of {room}; ask for less")
+        seed = self.served.draws() if body.seed is None else body.seed
+        sampling = sampling_of(body, self.served.tokenizer.stop_ids, engine.model.config.vocab_size, most, seed)
+        engine.check(prompt, sampling, body.n)
+        return sampling

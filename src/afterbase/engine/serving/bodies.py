@@ -15,9 +15,9 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import Field
 
 from afterbase.config import Config, build, nearest
-from afterbase.engine.checks import COLDEST, STRONGEST, check_sampling
+from afterbase.engine.checks import COLDEST, STRONGEST
 from afterbase.engine.dialects import Refusal
-from afterbase.errors import ConfigError, EngineError
+from afterbase.errors import ConfigError
 from afterbase.records import Sampling
 
 B = TypeVar("B", bound="Body")
@@ -179,7 +179,7 @@ def _no_number(name: str) -> NoReturn:
 def sampling_of(body: Body, stop_ids: Sequence[int], vocab_size: int, most: int, seed: int) -> Sampling:
     """How the request's answers are drawn."""
     ids = _stop_ids(body.stop_token_ids, vocab_size)
-    sampling = Sampling(
+    return Sampling(
         temperature=0.0 if body.temperature < COLDEST else body.temperature,
         top_p=body.top_p,
         top_k=max(body.top_k, 0),
@@ -194,11 +194,6 @@ def sampling_of(body: Body, stop_ids: Sequence[int], vocab_size: int, most: int,
         logit_bias=_biases(body.logit_bias or {}, vocab_size),
         min_tokens=body.min_tokens,
     )
-    try:
-        check_sampling(sampling, vocab_size)
-    except EngineError as error:
-        raise Refusal(400, str(error)) from None
-    return sampling
 
 
 def _stops(stop: Any) -> tuple[str, ...]:

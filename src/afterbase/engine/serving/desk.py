@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
-from afterbase.engine.dialects import Refusal
+from afterbase.engine.checks import check_places
 from afterbase.engine.group import Watch
 from afterbase.engine.local import LocalEngine
+from afterbase.engine.speculative import Speculation
 from afterbase.records import Completion, Sampling
+
+T = TypeVar("T")
 
 
 class Desk:
@@ -29,21 +33,19 @@ class Desk:
 
     async def close(self) -> None:
         """Stop; requests still running end with an EngineError."""
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.engine.close(), self.loop))
+        await self._there(self.engine.close())
         self.loop.call_soon_threadsafe(self.loop.stop)
         await asyncio.to_thread(self.thread.join)
         self.loop.close()
 
     def check(self, answers: int) -> None:
-        """Refusal for more answers at once than there will ever be places."""
-        if answers > self.most:
-            raise Refusal(400, f"{answers} answers were asked for at once; this server takes at most {self.most}")
+        """EngineError for more answers at once than there will ever be places."""
+        check_places(0, answers, self.most)
 
     @contextmanager
     def place(self, answers: int) -> Iterator[None]:
-        """Places for that many answers, running or waiting; Refusal when there are not as many just now."""
-        if self.held + answers > self.most:
-            raise Refusal(429, f"{self.held} answers are running or waiting, of at most {self.most}; try again soon", "queue_full")
+        """Places for that many answers, running or waiting; EngineError when there are not as many just now."""
+        check_places(self.held, answers, self.most)
         self.held += answers
         try:
             yield
@@ -54,7 +56,19 @@ class Desk:
         """n answers; `heard` is told (sample, token, log-probability) soon after each draw. Cancelling it frees their rows."""
         home = asyncio.get_running_loop()
         watch = (lambda *news: home.call_soon_threadsafe(heard, *news)) if heard else None
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.engine.generate(prompt, sampling, n, watch), self.loop))
+        return await self._there(self.engine.generate(prompt, sampling, n, watch))
+
+    async def speculation(self) -> Speculation | None:
+        """What drafting did so far; None where nothing is drafted. A device's counts are for the engine's own thread to read."""
+
+        async def read() -> Speculation | None:
+            return self.engine.speculation()
+
+        return await self._there(read()) if self.engine.speculator else None  # the thread may be in the midst of many steps
+
+    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
+        """Work done where the engine runs."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
 
     async def warm(self) -> None:
         """Take the memory for requests that fill the whole context, so that none fails for lack of it later, and draw a token."""

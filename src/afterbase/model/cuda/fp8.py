@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from afterbase.model.block_scales import FP8, LARGEST
+from afterbase.model.block_scales import FP8, LARGEST, LEAST
 from afterbase.model.cuda.launch import on
 
 TILE = 128
@@ -32,7 +32,7 @@ def quantize(matrix: Float[Tensor, "n m"], plain: Tensor, plain_scales: Tensor, 
     with on(matrix):
         _quantize[plain.shape[0] // TILE, plain.shape[1] // TILE](
             matrix, plain, plain_scales, turned, turned_scales, *matrix.shape, matrix.stride(0), plain.stride(0), turned.stride(0),
-            *plain_scales.stride(), *turned_scales.stride(), whole, LARGEST, TILE,
+            *plain_scales.stride(), *turned_scales.stride(), whole, LARGEST, LEAST, TILE,
             num_warps=8,
         )  # fmt: skip
 
@@ -66,6 +66,33 @@ def by_library(a: Tensor, a_scales: Tensor, b: Tensor, b_scales: Tensor, dtype: 
     return F.scaled_mm(a, b.T, a_scales, tile, b_scales, recipe, plain, plain, output_dtype=dtype)
 
 
+def by_run(
+    rows: Tensor, row_scales: Tensor, stacked: Tensor, scales: Tensor, tiles: Tensor, width: int, turned: bool, dtype: torch.dtype
+) -> Float[Tensor, "P o"]:
+    """Each tile of rows @ the transposed matrix of whom `tiles` says it is: one of those below each other, or `turned`, side by side."""
+    inner = rows.shape[1]
+    out = torch.empty(len(rows), width, dtype=dtype, device=rows.device)
+    step, scale_step = (inner, inner // TILE * scales.stride(1)) if turned else (width * inner, width // TILE * scales.stride(0))
+    with on(rows):
+        _by_run[width // BLOCK, len(tiles)](
+            rows, stacked, row_scales, scales, out, tiles, inner, width, stacked.stride(0), step, scale_step, row_scales.stride(1),
+            *scales.stride(), BLOCK, TILE,
+            num_warps=8, num_stages=4,
+        )  # fmt: skip
+    return out
+
+
+def along_runs(a: Tensor, a_scales: Tensor, b: Tensor, b_scales: Tensor, starts: Tensor) -> Float[Tensor, "E n m"]:
+    """a @ b.T over each expert's tiles, from its start to the next."""
+    out = torch.empty(len(starts) - 1, len(a), len(b), device=a.device)
+    with on(a):
+        _along_runs[len(b) // BLOCK, len(a) // BLOCK, len(out)](
+            a, b, a_scales, b_scales, out, starts, a.shape[1], len(a), len(b), a_scales.stride(1), b_scales.stride(1), BLOCK, TILE,
+            num_warps=8, num_stages=4,
+        )  # fmt: skip
+    return out
+
+
 @functools.cache
 def library_is_right(device: int) -> bool:
     """Whether cuBLAS multiplies all that is asked for as the kernel does, tried once on each device."""
@@ -92,7 +119,7 @@ def library_is_right(device: int) -> bool:
 @triton.jit
 def _quantize(
     matrix, plain, plain_scales, turned, turned_scales, rows, columns, stride, plain_stride, turned_stride,
-    plain_row, plain_tile, turned_row, turned_tile, WHOLE: tl.constexpr, LARGEST: tl.constexpr, TILE: tl.constexpr,
+    plain_row, plain_tile, turned_row, turned_tile, WHOLE: tl.constexpr, LARGEST: tl.constexpr, LEAST: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     strip, tile = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     row, column = strip * TILE + tl.arange(0, TILE), tile * TILE + tl.arange(0, TILE)
@@ -101,20 +128,20 @@ def _quantize(
     size = tl.where(x == x, tl.abs(x), float("inf"))  # a largest number leaves out what is none
     if WHOLE:
         scale = tl.math.div_rn(tl.max(tl.max(size, axis=1), axis=0), LARGEST)
-        scale = tl.where(scale == 0.0, 1.0, scale)
+        scale = tl.where(scale < LEAST, 1.0, scale)
         tl.store(plain_scales + strip * plain_row + tile * plain_tile, scale)
         tl.store(turned_scales + tile * turned_row + strip * turned_tile, scale)
-        numbers = tl.math.div_rn(x, tl.zeros_like(x) + scale).to(tl.float8e4nv)
+        numbers = (x * tl.math.div_rn(1.0, scale)).to(tl.float8e4nv)
         across = numbers
     else:
         by_row = tl.math.div_rn(tl.max(size, axis=1), LARGEST)
-        by_row = tl.where(by_row == 0.0, 1.0, by_row)
+        by_row = tl.where(by_row < LEAST, 1.0, by_row)
         by_column = tl.math.div_rn(tl.max(size, axis=0), LARGEST)
-        by_column = tl.where(by_column == 0.0, 1.0, by_column)
+        by_column = tl.where(by_column < LEAST, 1.0, by_column)
         tl.store(plain_scales + row * plain_row + tile * plain_tile, by_row)
         tl.store(turned_scales + column * turned_row + strip * turned_tile, by_column)
-        numbers = tl.math.div_rn(x, tl.zeros_like(x) + by_row[:, None]).to(tl.float8e4nv)
-        across = tl.math.div_rn(x, tl.zeros_like(x) + by_column[None, :]).to(tl.float8e4nv)
+        numbers = (x * tl.math.div_rn(1.0, by_row)[:, None]).to(tl.float8e4nv)
+        across = (x * tl.math.div_rn(1.0, by_column)[None, :]).to(tl.float8e4nv)
     tl.store(plain + row[:, None] * plain_stride + column[None, :], numbers)
     tl.store(turned + column[:, None] * turned_stride + row[None, :], tl.trans(across))
 
@@ -142,3 +169,45 @@ def _product(
         a += TILE
         b += TILE
     tl.store(out + row[:, None] * (b_blocks * BLOCK) + column[None, :], total.to(out.dtype.element_ty))
+
+
+@triton.jit
+def _by_run(
+    a, b, a_scales, b_scales, out, tiles, inner, width, b_stride, b_step, b_scale_step, a_tile, b_row, b_tile,
+    BLOCK: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    expert = tl.load(tiles + tl.program_id(1)).to(tl.int64)
+    row = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    place = tl.arange(0, TILE)
+    a += row[:, None] * inner + place[None, :]
+    b += expert * b_step + column[None, :] * b_stride + place[:, None]
+    a_scales += row
+    b_scales += expert * b_scale_step + tl.program_id(0) * b_row
+    total = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for tile in range(inner // TILE if expert >= 0 else 0):
+        some = tl.dot(tl.load(a), tl.load(b))
+        total += some * (tl.load(a_scales + tile * a_tile) * tl.load(b_scales + tile * b_tile))[:, None]
+        a += TILE
+        b += TILE
+    tl.store(out + row[:, None] * width + column[None, :], total.to(out.dtype.element_ty))
+
+
+@triton.jit
+def _along_runs(
+    a, b, a_scales, b_scales, out, starts, stride, rows, columns, a_tile, b_tile, BLOCK: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    expert = tl.program_id(2).to(tl.int64)
+    first, behind = tl.load(starts + expert), tl.load(starts + expert + 1)
+    row = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    place = first * TILE + tl.arange(0, TILE)
+    a += row[:, None] * stride + place[None, :]
+    b += column[None, :] * stride + place[:, None]
+    total = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for tile in range(first, behind):
+        some = tl.dot(tl.load(a), tl.load(b))
+        total += some * tl.load(a_scales + row + tile * a_tile)[:, None] * tl.load(b_scales + column + tile * b_tile)[None, :]
+        a += TILE
+        b += TILE
+    tl.store(out + (expert * rows + row[:, None]) * columns + column[None, :], total)

@@ -32,6 +32,7 @@ def attention(
     scale: float,
 ) -> tuple[Float[Tensor, "T hq d"], Float[Tensor, "hq T"]]:
     """Each query's mixture of values, and the logarithm of the sum of its exponentials, which the backward pass wants."""
+    assert queries.stride(2) == keys.stride(2) == values.stride(2) == 1, "a head's numbers lie side by side"
     (tokens, heads, width), kv_heads = queries.shape, keys.shape[1]
     mixed, sums = queries.new_empty(tokens, heads, width), queries.new_empty(heads, tokens, dtype=torch.float32)
     rows = 128 if width == 128 else 64
@@ -48,11 +49,11 @@ def attention(
 @triton.jit
 def _block(base, stride, start, end, width, TOKENS: tl.constexpr, WHOLE: tl.constexpr):
     """The keys or values of one block, those past the sequence's end as zeros."""
-    token = start + tl.arange(0, TOKENS)
-    cell = base + token[:, None] * stride + width[None, :]
+    token = tl.arange(0, TOKENS)
+    cell = base + tl.cast(start, tl.int64) * stride + token[:, None] * stride + width[None, :]  # a long sequence has more than 2^31 numbers
     if WHOLE:
         return tl.load(cell)
-    return tl.load(cell, mask=token[:, None] < end, other=0.0)
+    return tl.load(cell, mask=(start + token)[:, None] < end, other=0.0)
 
 
 @triton.jit
@@ -66,9 +67,10 @@ def _packed(
     begin = tl.load(starts + sequence).to(tl.int64)
     length = (tl.load(starts + sequence + 1) - begin).to(tl.int32)
     if first < length:
-        row, width = first + tl.arange(0, ROWS), tl.arange(0, WIDTH)
+        place, width = tl.arange(0, ROWS), tl.arange(0, WIDTH)
+        row = first + place
         inside = row < length
-        query = queries + begin * q_stride + head * q_head + row[:, None] * q_stride + width[None, :]
+        query = queries + (begin + first) * q_stride + head * q_head + place[:, None] * q_stride + width[None, :]
         asked = tl.load(query, mask=inside[:, None], other=0.0)
         key_base = keys + begin * k_stride + head // GROUP * k_head
         value_base = values + begin * v_stride + head // GROUP * v_head

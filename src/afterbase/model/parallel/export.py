@@ -52,7 +52,11 @@ class Lending:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Everything under its name in the published layout, on every rank; all must ask, in step."""
         for name in self.pieces:
-            yield from named(self.model.config, name, self.lend(name))
+            whole = self.lend(name)
+            yield from named(self.model.config, name, whole)
+            for outer, piece in self._repeated():
+                if piece.name == name:
+                    yield outer, whole
         for name, buffer in self.model.named_buffers():
             yield from named(self.model.config, name, buffer)
 
@@ -67,13 +71,17 @@ class Lending:
         for name, buffer in self.model.named_buffers():
             for outer, view in named(self.model.config, name, buffer):
                 entries.append(Entry(outer, list(view.shape), view.dtype, partial(Tensor.detach, view)))
-        embedding = self.pieces["model.embed_tokens.weight"]
-        head = self.pieces.get("lm_head.weight", embedding)
-        for outer, _ in repeated(self.model, embedding.own, head.own):
-            piece = embedding if outer.endswith("embed_tokens.weight") else head
+        for outer, piece in self._repeated():
             entries.append(Entry(outer, list(piece.shape), dtype or piece.own.dtype, partial(self._fetch, piece.name, None)))
         save_entries(entries, self.model.config, len(self.model.mtp), directory)
         self.latest.clear()
+
+    def _repeated(self) -> Iterator[tuple[str, Piece]]:
+        """What the published layout repeats."""
+        embedding = self.pieces["model.embed_tokens.weight"]
+        head = self.pieces.get("lm_head.weight", embedding)
+        for outer, _ in repeated(self.model, embedding.own, head.own):
+            yield outer, embedding if outer.endswith("embed_tokens.weight") else head
 
     def _fetch(self, name: str, index: int | None) -> Tensor:
         if name not in self.latest:

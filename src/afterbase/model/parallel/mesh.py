@@ -18,7 +18,10 @@ SIDES = ("data", "context", "expert", "tensor")
 
 
 class MeshConfig(Config):
-    """How the processes that torchrun starts share the work; their number is the product of the four."""
+    """How the processes that torchrun starts share the work; their number is the product of the four.
+
+    With lora, Muon, offload, bfloat16 weights or FP8 each holds the whole model, and there is no other side than data.
+    """
 
     data: int = Field(-1, ge=-1)
     """Ranks that each read batches of their own and hold a share of every weight (FSDP2); -1 takes what the others leave."""

@@ -43,6 +43,14 @@ class Piece:
         local = self.own.detach() if part is None else part
         return DTensor.from_local(local, over, places, run_check=False, shape=self.shape, stride=stride)
 
+    def place(self, mesh: Mesh) -> tuple[slice, ...]:
+        """Where this rank's part lies in the whole tensor."""
+        over, place = mesh.experts if self.routed else mesh.dense, [slice(0, size) for size in self.shape]
+        for side, dimension in self.cuts.items():  # no dimension is cut twice
+            size, rank = -(-self.shape[dimension] // over[side].size()), over[side].get_local_rank()
+            place[dimension] = slice(min(rank * size, self.shape[dimension]), min((rank + 1) * size, self.shape[dimension]))
+        return tuple(place)
+
     def copies(self, mesh: Mesh) -> int:
         """How many ranks hold this very part."""
         over = mesh.experts if self.routed else mesh.dense

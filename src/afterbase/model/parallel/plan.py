@@ -32,7 +32,8 @@ BY_COLUMNS = ("o_proj", "down_proj")
 def lay_out(model: Transformer, mesh: Mesh, half: torch.dtype | None) -> list[Piece]:
     """Cut a model that every rank holds alike; matrices of blocks travel in `half` when it is given, all stay in float32 where they lie.
 
-    The model must not be cast or moved afterwards. Returns what this rank holds.
+    A model on "meta" is cut there, and gets memory for this rank's parts alone, to be filled. It must not be cast or moved afterwards.
+    Returns what this rank holds.
     """
     mesh.sizes.check(model.config)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
@@ -44,6 +45,8 @@ def lay_out(model: Transformer, mesh: Mesh, half: torch.dtype | None) -> list[Pi
     whole = {id(p) for name, p in model.named_parameters() if p.dim() == 1 or name.endswith("mlp.gate.weight")}
     routed = {name for name in shapes if ".mlp.experts." in name}
     _shard(model, mesh, cuts, whole, half)
+    if model.lm_head.weight.is_meta:
+        model.to_empty(device=mesh.device)
     pieces = []
     for name, parameter in model.named_parameters():
         sharded = isinstance(parameter, DTensor)

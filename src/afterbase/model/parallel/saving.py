@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,9 +25,39 @@ def save_shards(directory: Path, model: nn.Module, pieces: list[Piece], mesh: Me
 def load_shards(directory: Path, model: nn.Module, pieces: list[Piece], mesh: Mesh, optimizer: torch.optim.Optimizer) -> None:
     """Read this rank's parts in place; CheckpointError when they are not all there."""
     _make_moments(pieces, optimizer)
-    try:
+    with _reading(directory):
+        there = checkpoint.FileSystemReader(directory).read_metadata().state_dict_metadata
+        for piece in pieces:
+            if not any(f"{key}/{piece.name}" in there for key in optimizer.state.get(piece.own, {})):
+                optimizer.state.pop(piece.own, None)  # a weight that had learned nothing yet
         checkpoint.load(_table(model, pieces, mesh, optimizer), checkpoint_id=directory)
-    except Exception as error:  # what a damaged directory makes the reader raise has no common kind
+
+
+def load_moments(directory: Path) -> dict[str, dict[str, Tensor]]:
+    """What the optimizer kept of each weight, whole and on the host; for a process that trains alone."""
+    with _reading(directory):
+        there = checkpoint.FileSystemReader(directory).read_metadata().state_dict_metadata
+        table = {name: torch.empty(about.size, dtype=about.properties.dtype) for name, about in there.items() if _is_moment(name)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that this process is alone, which it says it is
+            checkpoint.load(table, checkpoint_id=directory, no_dist=True)
+    moments: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in table.items():
+        key, _, weight = name.partition("/")
+        moments.setdefault(weight, {})[key] = tensor
+    return moments
+
+
+def _is_moment(name: str) -> bool:
+    return not name.startswith(("weight/", "buffer/"))
+
+
+@contextmanager
+def _reading(directory: Path) -> Iterator[None]:
+    """CheckpointError in place of whatever a damaged directory makes the reader raise, which has no common kind."""
+    try:
+        yield
+    except Exception as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{directory} does not hold the parts of this model and optimizer ({why})") from None
 
