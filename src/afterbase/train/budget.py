@@ -98,12 +98,12 @@ def logits(config: ModelConfig, trainer: TrainerConfig, learned: int) -> tuple[i
     heads = 1 + _ahead(config, trainer)
     keeping = half and learned * rows <= KEPT
     slopes = heads * 2 * learned * rows if keeping else 0
-    chunks = 4 * _held_at_once(learned, rows) * rows * (1 + (_held_at_once(learned, rows) < learned))  # the one before is still there
+    chunks = 4 * _held_at_once(learned, rows) * rows
     copy = 2 * rows * width if half and trainer.weights == "float32" else 0
     states = heads * item * learned * width
     gradient = 0 if trainer.lora else 4 * rows * width
     columns = _held_at_once(rows, learned)
-    again = 0 if keeping else learned * (4 * width + columns * (4 + item * (1 + (columns < rows))))  # logits, and slopes in their dtype
+    again = 0 if keeping else learned * (4 * width + columns * (4 + item))  # logits, and slopes in their dtype
     forward = slopes + chunks + copy
     backward = slopes + gradient + copy + (10 if half else 8) * learned * width + again
     return states + max(forward, backward), gradient if config.tie_word_embeddings else 0

@@ -51,6 +51,7 @@ def statistics(
             _statistics[(len(logits),)](logits, *rows, 1 / temperature, logits.shape[1], with_entropy, BLOCK)
         if slopes is not None:
             _slopes(logits, targets[start:], total[start:], one, None, one, slopes[start : start + size], 0, temperature)
+        del logits  # before the next ones are made
     return total, picked, entropy, slopes
 
 
@@ -83,6 +84,7 @@ def gradients(
         del logits
         into_hidden += product(slope, part)
         product(slope.T, hidden, out=into_head[start : start + size])
+        del slope
     return into_hidden.to(hidden.dtype), into_head
 
 
