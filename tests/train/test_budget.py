@@ -265,8 +265,7 @@ MEASURED = {  # shape, settings, tokens and learned ones of the longest pass, pa
 
 
 def kept_then(config, tokens, learned):
-    """What that day's code kept besides: SwiGLU's product, 2 bytes a number, of every block that is no expert's, and while a chunk of logits
-    was made the one before."""
+    """What that day's code kept besides: SwiGLU's product but for experts, and beside a chunk of logits the one before."""
     routed = sum(config.is_moe(layer) for layer in range(config.num_hidden_layers))
     inner = (config.num_hidden_layers - routed) * config.intermediate_size + routed * config.moe_intermediate_size
     chunk = 4 * budget.LOGITS if learned * config.vocab_size > budget.LOGITS else 0
