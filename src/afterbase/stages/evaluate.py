@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
+import torch
 from pydantic import Field, model_validator
 
 from afterbase.config import Config
@@ -142,7 +143,7 @@ def _check_fit(config: EvaluateConfig, questions: Mapping[str, Sequence[Prompt]]
 def _opened(directory: Path, config: EvaluateConfig) -> tuple[Tokenizer, LocalEngine]:
     """A checkpoint ready to be asked; CheckpointError when its tokenizer belongs to another model."""
     tokenizer = Tokenizer.load(directory)
-    model = load_model(directory, device_of(config.device))
+    model = load_model(directory, device_of(config.device), torch.float32)  # routers are float32 where they were trained
     check_pair(model, tokenizer, directory)
     return tokenizer, LocalEngine(model, config.engine, tokenizer.decode)
 

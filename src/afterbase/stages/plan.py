@@ -181,9 +181,15 @@ def _mesh_words(job: Job, fit: Fit) -> list[str]:
     return [*said, "start it by torchrun; of several GPUs the budget is arithmetic only, of one it is measured"]
 
 
+def _counted(parameters: int) -> str:
+    """As models are named: 671B, 1.54B, 3.3M."""
+    size, letter = (parameters / 1e9, "B") if parameters >= 1e9 else (parameters / 1e6, "M")
+    return f"{size:.3g}{letter}"
+
+
 def _print(console: Console, asked: Asked, job: Job, fit: Fit) -> None:
     total = weights(job.model).total
-    title = f"{asked.stage} of {asked.model.name or asked.model}: {total / 1e9:.2f}B parameters, {job.gpus} x {gib(job.card)}"
+    title = f"{asked.stage} of {asked.model.name or asked.model}: {_counted(total)} parameters, {job.gpus} x {gib(job.card)}"
     table = Table(title=title, title_justify="left")
     table.add_column("of each GPU")
     table.add_column("GiB", justify="right")
