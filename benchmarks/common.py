@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +24,23 @@ SHAPE = {
 """Qwen2-0.5B's."""
 SMALL = {"vocab_size": 600, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 """What a rehearsal changes."""
+
+
+def asking(words: str | None, pieces: Sequence[str]) -> argparse.ArgumentParser:
+    """The options that every benchmark of pieces has."""
+    options = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("pieces", nargs="*", metavar="piece", help=f"of {', '.join(pieces)}; all that can run here when none is named")
+    options.add_argument("--out", type=Path, help="result file; pieces that it holds already are kept")
+    options.add_argument("--rehearse", action="store_true", help="tiny models and little work, on a CPU too: does everything run?")
+    return options
+
+
+def answered(options: argparse.ArgumentParser, pieces: Sequence[str]) -> argparse.Namespace:
+    """What the command line says; it ends here when a piece is none of those."""
+    chosen = options.parse_args()
+    if wrong := set(chosen.pieces) - set(pieces):
+        options.error(f"no such piece: {', '.join(sorted(wrong))}; there are {', '.join(pieces)}")
+    return chosen
 
 
 def shape(rehearse: bool) -> dict:
@@ -116,6 +135,15 @@ class Memory(threading.Thread):
         self.ended.set()
         allocated = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         return {"allocated_gib": round(allocated / 2**30, 2), "card_gib": round(self.most / 2**30, 2)}
+
+
+def now() -> float:
+    """The clock in seconds, once the card has done what it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def card() -> str:

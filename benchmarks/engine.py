@@ -23,7 +23,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from common import HERE, card, figures, held, keep, make_checkpoint, need_cuda, piece
+from common import HERE, answered, asking, card, figures, held, keep, make_checkpoint, need_cuda, piece
 from engine_floor import costs, drafting_seconds, least_seconds, module_costs
 from engine_work import WORKLOADS, model_shape, work
 
@@ -37,20 +37,15 @@ TINY = (
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("pieces", nargs="*", metavar="piece", help=f"of {', '.join(PIECES)}; all that can run here when none is named")
+    options = asking(__doc__, PIECES)
     options.add_argument("--times", type=int, default=3, help="turns of our side that count")
     options.add_argument("--peer-times", type=int, default=2, help="turns of a peer that count")
     options.add_argument(
         "--mtp", type=Path, default=Path("runs/mtp"), help="where D's model is trained; a trained one is not trained again"
     )
     options.add_argument("--checkpoints", type=Path, help="where the models of random weights are kept for the next run; unset: nowhere")
-    options.add_argument("--out", type=Path, help="result file; pieces that it holds already are kept")
     options.add_argument("--table", action="store_true", help="run nothing")
-    options.add_argument("--rehearse", action="store_true", help="tiny models and little work, on a CPU too: does everything run?")
-    chosen = options.parse_args()
-    if wrong := set(chosen.pieces) - set(PIECES):
-        options.error(f"no such piece: {', '.join(sorted(wrong))}; there are {', '.join(PIECES)}")
+    chosen = answered(options, PIECES)
     path = chosen.out or HERE / "results" / f"engine-{card().replace(' ', '-')}.json"
     result = held(path)
     if not chosen.table:

@@ -22,7 +22,7 @@ import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
-from common import HERE, card, held, keep, make_checkpoint, need_cuda, shape, times_faster
+from common import HERE, answered, asking, card, held, keep, make_checkpoint, need_cuda, shape, times_faster
 from common import piece as run_piece
 
 PIECES = ("rates", "afterbase", "trl", "trl-vllm")
@@ -31,17 +31,12 @@ WORK = {"prompts": 32, "group": 8, "prompt_tokens": 128, "new_tokens": 512}
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("pieces", nargs="*", metavar="piece", help=f"of {', '.join(PIECES)}; all when none is named")
+    options = asking(__doc__, PIECES)
     options.add_argument("--steps", type=int, default=6, help="steps of each side, the first of which is not counted")
     options.add_argument("--tokens-per-batch", type=int, default=16384, help="afterbase: tokens in one forward and backward pass")
     options.add_argument("--trl-batch", type=int, default=32, help="TRL: sequences in one forward and backward pass")
-    options.add_argument("--out", type=Path, help="result file; pieces that it holds already are kept")
     options.add_argument("--table", action="store_true", help="run nothing")
-    options.add_argument("--rehearse", action="store_true", help="a tiny model and little work, on a CPU too: does everything run?")
-    chosen = options.parse_args()
-    if wrong := set(chosen.pieces) - set(PIECES):
-        options.error(f"no such piece: {', '.join(sorted(wrong))}; there are {', '.join(PIECES)}")
+    chosen = answered(options, PIECES)
     path = chosen.out or HERE / "results" / f"{card().replace(' ', '-')}.json"
     result = held(path)
     if not chosen.table:

@@ -3,11 +3,10 @@
 import json
 import sys
 import tempfile
-import time
 from collections import defaultdict
 
 import torch
-from common import Memory
+from common import Memory, now
 from datasets import Dataset
 from grpo import prompts, rewards
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
@@ -20,12 +19,6 @@ WHOLE = {"_generate": "sample", "_calculate_rewards": "judge", "_get_per_token_l
 """Methods that are timed by themselves; log-probabilities only where no gradient follows, the others belong to the update."""
 spent: dict[str, float] = defaultdict(float)
 rows: list[dict[str, float]] = []
-
-
-def now() -> float:
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def timed(trainer: GRPOTrainer, method: str, part: str) -> None:

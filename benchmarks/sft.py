@@ -25,10 +25,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
-from common import SMALL, card, figures, held, keep, piece, times_faster
+from common import HERE, SMALL, answered, asking, card, figures, held, keep, piece, times_faster
 from cpu import hardware
 
-HERE = Path(__file__).parent
 GPU, CPU = ("rates", "afterbase-1.5b", "trl-1.5b", "afterbase-moe"), ("afterbase-cpu", "trl-cpu")
 SHAPES = {
     "1.5b": {
@@ -53,8 +52,7 @@ CPU_WORK = {"shortest": 20, "longest": 200, "packed": 512, "rows": 4}
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("pieces", nargs="*", metavar="piece", help=f"of {', '.join(GPU + CPU)}; this machine's when none is named")
+    options = asking(__doc__, GPU + CPU)
     options.add_argument("--steps", type=int, default=10, help="updates of each side, of which the first three are not counted")
     options.add_argument("--tokens-per-batch", type=int, default=16384, help="afterbase: tokens in one forward and backward pass")
     options.add_argument("--trainer", default="{}", help='afterbase: more settings of its trainer, as JSON, e.g. {"recompute": 99}')
@@ -65,12 +63,8 @@ def main() -> None:
         help='TRL: more settings of its SFTConfig, as JSON, e.g. {"use_liger_kernel": true}, or "attn_implementation"',
     )
     options.add_argument("--threads", type=int, default=os.cpu_count(), help="on a CPU")
-    options.add_argument("--out", type=Path, help="result file; pieces that it holds already are kept")
     options.add_argument("--profile", type=Path, help="write what an update of afterbase's spends its time on")
-    options.add_argument("--rehearse", action="store_true", help="tiny models and little work, on a CPU too: does everything run?")
-    chosen = options.parse_args()
-    if wrong := set(chosen.pieces) - {*GPU, *CPU}:
-        options.error(f"no such piece: {', '.join(sorted(wrong))}; there are {', '.join(GPU + CPU)}")
+    chosen = answered(options, GPU + CPU)
     here = hardware() if card() == "no GPU" else card()
     path = chosen.out or HERE / "results" / f"sft-{here.replace(' ', '-')}.json"
     result = held(path)

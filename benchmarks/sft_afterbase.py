@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
 from afterbase.process import prepare
@@ -10,7 +9,7 @@ from afterbase.process import prepare
 prepare()  # as the command line does
 
 import torch
-from common import Memory
+from common import Memory, now
 from sft import documents, flops_per_token
 
 from afterbase.model.config import ModelConfig
@@ -28,12 +27,6 @@ cuda = torch.cuda.is_available()
 if not cuda:
     torch.set_num_threads(settings["threads"])
 device = torch.device("cuda" if cuda else "cpu")
-
-
-def now() -> float:
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def fresh() -> Transformer:

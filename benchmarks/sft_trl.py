@@ -3,10 +3,9 @@
 import json
 import sys
 import tempfile
-import time
 
 import torch
-from common import Memory
+from common import Memory, now
 from datasets import Dataset
 from sft import documents, flops_per_token
 from tokenizers import Tokenizer, models
@@ -21,12 +20,6 @@ WARM = min(3, steps - 1)
 if not cuda:
     torch.set_num_threads(settings["threads"])
 seconds: list[float] = []
-
-
-def now() -> float:
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 class Clock(TrainerCallback):

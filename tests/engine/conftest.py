@@ -1,7 +1,36 @@
 """What the engine's tests share."""
 
+import asyncio
+
 import pytest
 import torch
+
+
+@pytest.fixture(scope="session")
+def outcomes():
+    """Call it with an engine and requests, (prompt, sampling) or (prompt, sampling, n), that are made at once: completions, or errors."""
+
+    def ask(engine, *requests):
+        async def all_of_them():
+            return await asyncio.gather(*(engine.generate(*request) for request in requests), return_exceptions=True)
+
+        return asyncio.run(all_of_them())
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def same():
+    """Call it: whether two lots of completions are one and the same but for rounding."""
+
+    def compare(one, other) -> bool:
+        for first, second in zip(one, other, strict=True):
+            assert (first.tokens, first.finish) == (second.tokens, second.finish)
+            assert first.logprobs == pytest.approx(second.logprobs, abs=1e-5)
+            assert first.sampled_logprobs == pytest.approx(second.sampled_logprobs, abs=1e-5)
+        return True
+
+    return compare
 
 
 @pytest.fixture

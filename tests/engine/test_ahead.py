@@ -70,22 +70,6 @@ def burst(request, monkeypatch):
     return request.param
 
 
-def generate(engine, *requests):
-    async def all_of_them():
-        return await asyncio.gather(*(engine.generate(*request) for request in requests), return_exceptions=True)
-
-    return asyncio.run(all_of_them())
-
-
-def same(one, other) -> bool:
-    """Whether two lots of completions are one and the same but for rounding."""
-    for first, second in zip(one, other, strict=True):
-        assert (first.tokens, first.finish) == (second.tokens, second.finish)
-        assert first.logprobs == pytest.approx(second.logprobs, abs=1e-5)
-        assert first.sampled_logprobs == pytest.approx(second.sampled_logprobs, abs=1e-5)
-    return True
-
-
 def mixed(random_tokens, number=16) -> list:
     """Groups of 1 to 3, hot and greedy, of 1 to 61 tokens, with stop ids, and one in four with a stop string."""
     return [
@@ -108,12 +92,12 @@ def mixed(random_tokens, number=16) -> list:
 
 
 @pytest.mark.parametrize("rows", [3, 8, 64])
-def test_looking_late_changes_no_answer(model, random_tokens, burst, rows):
+def test_looking_late_changes_no_answer(model, random_tokens, burst, rows, outcomes, same):
     """Rows end, and others take their places, while steps are under way; whoever follows hears each token once."""
     requests, heard = mixed(random_tokens), []
     told = [(*request, lambda *news, place=place: heard.append((place, *news))) for place, request in enumerate(requests)]
     engine = engine_of(model, rows=rows)
-    late, prompt = generate(engine, *told), generate(engine_of(model, ahead=False, rows=rows), *requests)
+    late, prompt = outcomes(engine, *told), outcomes(engine_of(model, ahead=False, rows=rows), *requests)
     assert max(engine.runner.bursts) == burst
     for place, (one, other) in enumerate(zip(late, prompt, strict=True)):
         assert same(one, other)
@@ -121,47 +105,47 @@ def test_looking_late_changes_no_answer(model, random_tokens, burst, rows):
             assert [token for where, which, token, _ in heard if (where, which) == (place, sample)] == list(answer.tokens)
 
 
-def test_an_answer_of_one_token_frees_its_row_too(model, burst):
+def test_an_answer_of_one_token_frees_its_row_too(model, burst, outcomes):
     engine = engine_of(model, rows=2)
-    answers = generate(engine, *[((1, 2), Sampling(max_tokens=1, seed=seed)) for seed in range(5)])
+    answers = outcomes(engine, *[((1, 2), Sampling(max_tokens=1, seed=seed)) for seed in range(5)])
     assert [len(answer[0].tokens) for answer in answers] == [1] * 5 and engine.runner.bursts == []
 
 
-def test_no_step_is_taken_that_the_host_knows_to_be_idle(model, monkeypatch):
+def test_no_step_is_taken_that_the_host_knows_to_be_idle(model, monkeypatch, outcomes):
     """Nine tokens are one from the prompt and eight steps: a burst of five and one of three."""
     monkeypatch.setattr(local, "BURST", 5)
     engine = engine_of(model)
-    generate(engine, ((1, 2), Sampling(max_tokens=9)), ((3,), Sampling(max_tokens=4)))
+    outcomes(engine, ((1, 2), Sampling(max_tokens=9)), ((3,), Sampling(max_tokens=4)))
     assert engine.runner.bursts == [5, 3]
 
 
-def test_draws_that_need_the_host_may_come_and_go(model, random_tokens, burst):
+def test_draws_that_need_the_host_may_come_and_go(model, random_tokens, burst, outcomes, same):
     """Truncated requests among others: bursts before, between and after."""
     requests = [
         (random_tokens(4, seed), Sampling(top_p=0.8 if seed % 4 == 2 else 1.0, max_tokens=3 + 7 * seed % 40, seed=seed))
         for seed in range(10)
     ]
     engine = engine_of(model, rows=3)
-    answers = generate(engine, *requests)
+    answers = outcomes(engine, *requests)
     assert engine.runner.bursts
-    assert all(map(same, answers, generate(engine_of(model, ahead=False, rows=3), *requests)))
+    assert all(map(same, answers, outcomes(engine_of(model, ahead=False, rows=3), *requests)))
 
 
 @pytest.mark.parametrize("tokens", [256, 400])
-def test_rows_that_make_way_while_steps_are_under_way_go_on_with_the_same_result(model, random_tokens, burst, tokens):
+def test_rows_that_make_way_while_steps_are_under_way_go_on_with_the_same_result(model, random_tokens, burst, tokens, outcomes, same):
     """A budget of 256 tokens holds one or two of them to the end."""
     requests, heard = mixed(random_tokens), []
     requests += [((1, 2), Sampling(max_tokens=200, seed=seed, stop_ids=(39 - seed,)), 1) for seed in range(6)]
     told = [(*request, lambda *news, place=place: heard.append((place, *news))) for place, request in enumerate(requests)]
     roomy, scarce = engine_of(model, ahead=False, rows=8), engine_of(model, tokens=tokens, rows=8)
-    for place, (one, other) in enumerate(zip(generate(roomy, *requests), generate(scarce, *told), strict=True)):
+    for place, (one, other) in enumerate(zip(outcomes(roomy, *requests), outcomes(scarce, *told), strict=True)):
         assert same(one, other)
         for sample, answer in enumerate(other):
             assert [token for where, which, token, _ in heard if (where, which) == (place, sample)] == list(answer.tokens)
     assert scarce.scheduler.preempted > 0
 
 
-def test_slots_hold_what_the_host_has_not_seen_yet(model, random_tokens, burst):
+def test_slots_hold_what_the_host_has_not_seen_yet(model, random_tokens, burst, outcomes):
     """Before every burst each running row has room for all that it will hold after it."""
     engine = engine_of(model, tokens=500, rows=8)
     take, seen = engine.runner.burst, []
@@ -173,12 +157,12 @@ def test_slots_hold_what_the_host_has_not_seen_yet(model, random_tokens, burst):
         take(rows, cache, steps)
 
     engine.runner.burst = checked
-    generate(engine, *mixed(random_tokens))
+    outcomes(engine, *mixed(random_tokens))
     assert seen and all(seen)
 
 
 @pytest.mark.parametrize("memory", [None, 400])
-def test_cancelling_while_steps_are_under_way_disturbs_nobody(model, random_tokens, burst, memory):
+def test_cancelling_while_steps_are_under_way_disturbs_nobody(model, random_tokens, burst, memory, outcomes, same):
     engine, requests = engine_of(model, rows=6, tokens=memory), mixed(random_tokens)
 
     async def run():
@@ -191,11 +175,11 @@ def test_cancelling_while_steps_are_under_way_disturbs_nobody(model, random_toke
         await asyncio.gather(*endless, return_exceptions=True)
         return await asyncio.gather(*others)
 
-    assert all(map(same, asyncio.run(run()), generate(engine_of(model, ahead=False), *requests)))
+    assert all(map(same, asyncio.run(run()), outcomes(engine_of(model, ahead=False), *requests)))
     assert engine.rows.running == 0 and engine.rows.owners == [] and not any(engine.rows.led)
 
 
-def test_a_burst_that_fails_ends_what_runs_and_not_what_waits(model, burst):
+def test_a_burst_that_fails_ends_what_runs_and_not_what_waits(model, burst, outcomes, same):
     """The second burst breaks, while nobody has looked at the first."""
     engine = engine_of(model, rows=2)
     take = engine.runner.burst
@@ -208,12 +192,12 @@ def test_a_burst_that_fails_ends_what_runs_and_not_what_waits(model, burst):
 
     engine.runner.burst = broken
     requests = [((1, 2), Sampling(max_tokens=40, seed=seed)) for seed in range(4)]
-    answers = generate(engine, *requests)
+    answers = outcomes(engine, *requests)
     assert [str(answer) == "the device broke" for answer in answers] == [True, True, False, False]
-    assert all(map(same, answers[2:], generate(engine_of(model, ahead=False), *requests[2:])))
+    assert all(map(same, answers[2:], outcomes(engine_of(model, ahead=False), *requests[2:])))
 
 
-def test_a_prompt_that_fails_beside_running_steps_is_its_groups_alone(model, burst):
+def test_a_prompt_that_fails_beside_running_steps_is_its_groups_alone(model, burst, outcomes, same):
     engine = engine_of(model, rows=8)
     read = engine.runner.prefill
 
@@ -233,17 +217,17 @@ def test_a_prompt_that_fails_beside_running_steps_is_its_groups_alone(model, bur
 
     *served, broken = asyncio.run(run())
     assert str(broken) == "13 came"
-    assert all(map(same, served, generate(engine_of(model, ahead=False), *requests[:3])))
+    assert all(map(same, served, outcomes(engine_of(model, ahead=False), *requests[:3])))
 
 
-def test_a_decoder_that_fails_ends_what_runs_and_the_engine_goes_on(model):
+def test_a_decoder_that_fails_ends_what_runs_and_the_engine_goes_on(model, outcomes):
     engine = engine_of(model, rows=2)
     engine.rows.decode = lambda tokens: [][1]
-    assert isinstance(generate(engine, ((1,), Sampling(stop=("a",))))[0], IndexError)
-    assert len(generate(engine, ((1, 2), Sampling(max_tokens=5)))[0][0].tokens) == 5
+    assert isinstance(outcomes(engine, ((1,), Sampling(stop=("a",))))[0], IndexError)
+    assert len(outcomes(engine, ((1, 2), Sampling(max_tokens=5)))[0][0].tokens) == 5
 
 
-def test_a_decoder_that_fails_when_rows_make_way_ends_what_runs_and_not_what_waits(model):
+def test_a_decoder_that_fails_when_rows_make_way_ends_what_runs_and_not_what_waits(model, outcomes, same):
     """A budget of one long answer or two short ones; the first look at a device that has nothing more to do breaks."""
     engine, broken = engine_of(model, tokens=256, rows=8), []
     look = engine.rows.look
@@ -256,31 +240,31 @@ def test_a_decoder_that_fails_when_rows_make_way_ends_what_runs_and_not_what_wai
 
     engine.rows.look = once
     requests = [((1, 2), Sampling(max_tokens=200, seed=seed)) for seed in range(12)]
-    answers = generate(engine, *requests)
+    answers = outcomes(engine, *requests)
     assert [str(answer) for answer in answers[: broken[0]]] == ["no text"] * broken[0] and 0 < broken[0] < 12
-    assert all(map(same, answers[broken[0] :], generate(engine_of(model, ahead=False), *requests[broken[0] :])))
+    assert all(map(same, answers[broken[0] :], outcomes(engine_of(model, ahead=False), *requests[broken[0] :])))
 
 
-def test_a_stop_string_ends_where_it_is_complete_however_much_was_drawn_behind_it(model, burst):
+def test_a_stop_string_ends_where_it_is_complete_however_much_was_drawn_behind_it(model, burst, outcomes):
     """At every place of what is said anyway; it may span two looks."""
     engine, request = engine_of(model), ((1, 2, 3), 12)
-    ((free,),) = generate(engine, (request[0], Sampling(max_tokens=12, seed=2)))
+    ((free,),) = outcomes(engine, (request[0], Sampling(max_tokens=12, seed=2)))
     text, heard = letters(free.tokens), []
     for width in (1, 3):
         for first in range(len(text) - width + 1):
             stop = text[first : first + width]
             sampling = Sampling(max_tokens=12, seed=2, stop=(stop, "?"))
-            ((done,),) = generate(engine, (request[0], sampling, 1, lambda *news: heard.append(news[1])))
+            ((done,),) = outcomes(engine, (request[0], sampling, 1, lambda *news: heard.append(news[1])))
             assert letters(done.tokens) == text[: text.index(stop) + width] and done.finish == "stop"
             assert heard == list(done.tokens)
             heard.clear()
 
 
-def test_a_stop_string_waits_for_min_tokens(model, burst):
+def test_a_stop_string_waits_for_min_tokens(model, burst, outcomes):
     """One that is complete too early is passed over; the next one counts."""
     engine = engine_of(model)
     engine.rows.decode = lambda tokens: "." * len(tokens)
-    ((done,),) = generate(engine, ((1,), Sampling(max_tokens=20, stop=(".",), min_tokens=6)))
+    ((done,),) = outcomes(engine, ((1,), Sampling(max_tokens=20, stop=(".",), min_tokens=6)))
     assert len(done.tokens) == 7
 
 
@@ -305,11 +289,11 @@ def test_who_asks_while_steps_are_under_way_is_read_before_the_next_ones(model, 
     assert between[0] == 3 and between.count("burst") <= 2
 
 
-def test_weights_may_be_loaded_while_idle_steps_are_under_way(model):
+def test_weights_may_be_loaded_while_idle_steps_are_under_way(model, outcomes):
     """The only row ended in the burst before the one that runs."""
     from afterbase.model.checkpoint import hf_weights
 
     engine = engine_of(model)
-    ((done,),) = generate(engine, ((1, 2), Sampling(max_tokens=500, stop_ids=tuple(range(39)))))
+    ((done,),) = outcomes(engine, ((1, 2), Sampling(max_tokens=500, stop_ids=tuple(range(39)))))
     asyncio.run(engine.load(hf_weights(model), 3))
-    assert done.finish == "stop" and generate(engine, ((1, 2), Sampling(max_tokens=3)))[0][0].version == 3
+    assert done.finish == "stop" and outcomes(engine, ((1, 2), Sampling(max_tokens=3)))[0][0].version == 3

@@ -32,7 +32,7 @@ def check(kernel, changes, constants):
 check(attention._attend, {}, {**HEADS, "SPLITS": 1})
 check(attention._attend, {"mixed": "*fp32"}, {**HEADS, "SPLITS": 4})
 check(attention._fold, {}, {"HEADS": 14, "WIDTH": 64, "SPAN": attention.SPAN})
-check(attention._join, {}, {"WIDTH": 64, "SPLITS": 4})
+check(mla._join, {}, {"WIDTH": 64, "SPLITS": 4})
 STREAM = dict.fromkeys(("tokens", "q_stride", "q_head", "k_stride", "k_head", "v_stride", "v_head"), "i32")
 check(packed._packed, STREAM, dict(HEADS=14, GROUP=7, WIDTH=64, ROWS=64, TOKENS=packed.TOKENS, SPAN=packed.SPAN))
 STRIDES = ("row_stride", "row_head", "weight_head", "weight_inner", "weight_outer", "out_stride", "out_head")

@@ -1,6 +1,5 @@
 """Requests that steer their draws, through a whole engine: each gets its own, nobody ends early, and nonsense is refused in a sentence."""
 
-import asyncio
 import math
 import random
 from dataclasses import replace
@@ -17,15 +16,6 @@ from afterbase.segments import Segments
 @pytest.fixture(scope="module")
 def model(tiny):
     return tiny("qwen3")
-
-
-def generate(engine, *requests):
-    """Ask for everything at once; a request that is refused gives its error."""
-
-    async def all_of_them():
-        return await asyncio.gather(*(engine.generate(*request) for request in requests), return_exceptions=True)
-
-    return asyncio.run(all_of_them())
 
 
 KINDS = (
@@ -46,13 +36,13 @@ def steered_requests(random_tokens):
 
 
 @pytest.mark.parametrize("rows", [3, 64])
-def test_a_steered_request_gets_the_same_whatever_shares_its_batch(model, random_tokens, rows):
+def test_a_steered_request_gets_the_same_whatever_shares_its_batch(model, random_tokens, rows, outcomes):
     """Rows join, end and move; penalties, biases and patience stay with their requests."""
     requests = steered_requests(random_tokens)
-    alone = [generate(LocalEngine(model, EngineConfig(rows=2)), request)[0] for request in requests]
+    alone = [outcomes(LocalEngine(model, EngineConfig(rows=2)), request)[0] for request in requests]
     order = list(range(14))
     random.Random(rows).shuffle(order)
-    crowd = generate(LocalEngine(model, EngineConfig(rows=rows)), *(requests[place] for place in order))
+    crowd = outcomes(LocalEngine(model, EngineConfig(rows=rows)), *(requests[place] for place in order))
     for place, completions in zip(order, crowd, strict=True):
         for one, other in zip(completions, alone[place], strict=True):
             assert (one.tokens, one.finish) == (other.tokens, other.finish)
@@ -60,10 +50,10 @@ def test_a_steered_request_gets_the_same_whatever_shares_its_batch(model, random
             assert one.sampled_logprobs == pytest.approx(other.sampled_logprobs, abs=1e-5)
 
 
-def test_the_full_log_probabilities_are_the_models_own_however_a_request_is_steered(model, random_tokens):
+def test_the_full_log_probabilities_are_the_models_own_however_a_request_is_steered(model, random_tokens, outcomes):
     """What the trainer recomputes from the tokens and the temperature alone; the other one is far from it."""
     requests = steered_requests(random_tokens)
-    for (prompt, sampling, _), (done, *_) in zip(requests, generate(LocalEngine(model, EngineConfig()), *requests), strict=True):
+    for (prompt, sampling, _), (done, *_) in zip(requests, outcomes(LocalEngine(model, EngineConfig()), *requests), strict=True):
         tokens = torch.tensor([*prompt, *done.tokens])
         with torch.no_grad():
             logits = model.logits(model(tokens, Segments.of([len(tokens)])))[len(prompt) - 1 : -1]
@@ -72,36 +62,36 @@ def test_the_full_log_probabilities_are_the_models_own_however_a_request_is_stee
         assert sampling.whole == (done.sampled_logprobs == done.logprobs)
 
 
-def test_a_plain_request_keeps_its_bits_beside_a_steered_one(model, random_tokens):
+def test_a_plain_request_keeps_its_bits_beside_a_steered_one(model, random_tokens, outcomes):
     """Beside neighbours as long as before that ask for penalties, biases, top-p or the best token: the same floats."""
     plain = [(random_tokens(6, seed), Sampling(0.9, seed=seed, max_tokens=12)) for seed in range(3)]
 
     def beside(sampling):
         others = [(random_tokens(5, seed), replace(sampling, seed=seed, max_tokens=12)) for seed in range(3)]
-        return generate(LocalEngine(model, EngineConfig()), *others, *plain)[3:]
+        return outcomes(LocalEngine(model, EngineConfig()), *others, *plain)[3:]
 
     quiet = beside(Sampling())
     assert all(beside(kind) == quiet for kind in (*KINDS, Sampling(top_p=0.5), Sampling(0.0)))
 
 
-def test_a_steered_request_stays_so_where_a_plain_one_ended(model, random_tokens):
+def test_a_steered_request_stays_so_where_a_plain_one_ended(model, random_tokens, outcomes):
     """It takes the place of the one that ends after two tokens, and goes on to say nothing but 7."""
     short, steered = Sampling(max_tokens=2), Sampling(logit_bias=((7, 100.0),), max_tokens=10)
-    _, (done,) = generate(LocalEngine(model, EngineConfig(rows=2)), (random_tokens(3), short), (random_tokens(3), steered))
+    _, (done,) = outcomes(LocalEngine(model, EngineConfig(rows=2)), (random_tokens(3), short), (random_tokens(3), steered))
     assert done.tokens == (7,) * 10
 
 
-def test_nothing_ends_an_answer_among_its_first_min_tokens(model, random_tokens):
+def test_nothing_ends_an_answer_among_its_first_min_tokens(model, random_tokens, outcomes):
     """Half the vocabulary stops, and so does every letter; without patience none of these answers has ten tokens."""
     vocabulary = model.config.vocab_size
     hasty = Sampling(stop_ids=tuple(range(0, vocabulary, 2)), max_tokens=30)
     engine = LocalEngine(model, EngineConfig(), decode=lambda tokens: "x" * len(tokens))
-    assert all(len(done.tokens) < 25 for done in generate(engine, (random_tokens(4), hasty, 16))[0])
-    for done in generate(engine, (random_tokens(4), replace(hasty, min_tokens=25), 16))[0]:
+    assert all(len(done.tokens) < 25 for done in outcomes(engine, (random_tokens(4), hasty, 16))[0])
+    for done in outcomes(engine, (random_tokens(4), replace(hasty, min_tokens=25), 16))[0]:
         assert len(done.tokens) > 25 and all(token % 2 for token in done.tokens[:25])
-    (talking,) = generate(engine, (random_tokens(4), Sampling(stop=("x",), min_tokens=7, max_tokens=30), 4))
+    (talking,) = outcomes(engine, (random_tokens(4), Sampling(stop=("x",), min_tokens=7, max_tokens=30), 4))
     assert [len(done.tokens) for done in talking] == [8] * 4
-    (full,) = generate(engine, (random_tokens(4), replace(hasty, min_tokens=9, max_tokens=9)))
+    (full,) = outcomes(engine, (random_tokens(4), replace(hasty, min_tokens=9, max_tokens=9)))
     assert len(full[0].tokens) == 9 and full[0].finish == "length"
 
 
@@ -135,15 +125,15 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("setting", "said"), WRONG)
-def test_what_cannot_be_sampled_with_is_refused_to_that_request_only(model, random_tokens, setting, said):
+def test_what_cannot_be_sampled_with_is_refused_to_that_request_only(model, random_tokens, setting, said, outcomes):
     """In one sentence; the one beside it is answered."""
-    refused, (done,) = generate(
+    refused, (done,) = outcomes(
         LocalEngine(model, EngineConfig(rows=2)), (random_tokens(3), Sampling(**setting)), (random_tokens(3), Sampling(max_tokens=3))
     )
     assert isinstance(refused, EngineError) and said in str(refused) and "\n" not in str(refused) and len(str(refused)) < 200
     assert len(done.tokens) == 3
 
 
-def test_a_long_list_that_is_refused_is_not_told_in_full(model, random_tokens):
-    (refused,) = generate(LocalEngine(model, EngineConfig()), (random_tokens(3), Sampling(stop_ids=tuple(range(-1000, 0)))))
+def test_a_long_list_that_is_refused_is_not_told_in_full(model, random_tokens, outcomes):
+    (refused,) = outcomes(LocalEngine(model, EngineConfig()), (random_tokens(3), Sampling(stop_ids=tuple(range(-1000, 0)))))
     assert len(str(refused)) < 200

@@ -198,7 +198,7 @@ class NgramDrafter:
         text, lengths = self.text[:running], self.rows.lengths[:running, None]
         newest = text.gather(1, (lengths - size + 1 + torch.arange(size, device=text.device)).clamp_min(0))
         starts = torch.arange(text.shape[1] - size + 1, device=text.device)
-        same = (starts + size <= lengths).clone()
+        same = starts + size <= lengths
         for place in range(size):
             same &= text[:, place : place + len(starts)] == newest[:, place, None]
         found = torch.where(same, starts, NONE).amax(1, keepdim=True)

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from afterbase.engine.cuda import has_triton
 from afterbase.engine.steer import Asked, Steer, steering_of
+from afterbase.model import cuda
 from afterbase.model.native import KINDS, kernels_for
 from afterbase.records import Sampling
 
@@ -159,7 +159,7 @@ def draw(
         drawn_tokens, logprobs = torch.empty_like(keys), torch.empty_like(knobs.temperature)
         native("draw", KINDS[logits.dtype], *logits.shape, logits.contiguous(), knobs.temperature, keys, counts, drawn_tokens, logprobs)
         return Draw(drawn_tokens, logprobs, logprobs)
-    if logits.is_cuda and not knobs.hosted and has_triton():
+    if logits.is_cuda and not knobs.hosted and cuda.kernels():
         from afterbase.engine.cuda.draw import drawn  # Triton is imported only where there is a GPU
 
         drawn_tokens, logprobs = drawn(logits.contiguous(), knobs.temperature, keys, counts)

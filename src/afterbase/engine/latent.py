@@ -46,21 +46,26 @@ class LatentAttention:
     @classmethod
     def of(cls, attention: MLA, dtype: torch.dtype) -> LatentAttention:
         """Copies of the weights as they are now."""
-        compressed = hasattr(attention, "q_a_proj")
-        first, last = attention.q_a_proj if compressed else attention.q_proj, attention.kv_a_proj_with_mqa
-        biases = [first.weight.new_zeros(len(first.weight)) if first.bias is None else first.bias, last.bias]
+        weights, biases = entering(attention)
         up_key, up_value = attention.kv_b_proj.weight.unflatten(0, (attention.num_heads, -1)).split(
             [attention.nope_dim, attention.value_dim], dim=1
         )
         return cls(
-            enter=torch.cat((first.weight, last.weight)).to(dtype),
-            enter_bias=None if last.bias is None else torch.cat(biases).to(dtype),
-            queries=attention.q_b_proj.weight.detach().to(dtype) if compressed else None,
+            enter=torch.cat(weights).to(dtype),
+            enter_bias=torch.cat(biases).to(dtype) if biases else None,
+            queries=attention.q_b_proj.weight.detach().to(dtype) if hasattr(attention, "q_b_proj") else None,
             up_key=up_key.to(dtype).contiguous(),
             up_value=up_value.transpose(1, 2).to(dtype).contiguous(),
             out=attention.o_proj.weight.detach().to(dtype),
             out_bias=None if attention.o_proj.bias is None else attention.o_proj.bias.detach().to(dtype),
         )
+
+
+def entering(attention: MLA) -> tuple[list[Tensor], list[Tensor]]:
+    """The weights that read a layer's input, to be stacked, and their biases, zeros beside another's; none where there are none."""
+    first, last = getattr(attention, "q_a_proj", None) or attention.q_proj, attention.kv_a_proj_with_mqa
+    bias = first.weight.new_zeros(len(first.weight)) if first.bias is None else first.bias
+    return [first.weight, last.weight], [] if last.bias is None else [bias, last.bias]
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,20 +55,16 @@ class RecordedSpeculator(Speculator):
         """What drafting did; waits for the device."""
         if not (names := self.drafter.names):
             return self.done
-        counted = self.drafter.counted[: len(names)].tolist()
-        parts = {name: Acceptance(*map(list, zip(*counts, strict=True))) for name, counts in zip(names, counted, strict=True)}
+        counted = self.drafter.counted[: len(names)].cpu().mT  # drafted, then accepted, by place
+        parts = {name: Acceptance(*counts) for name, counts in zip(names, counted.tolist(), strict=True)}
         self.done.by_tag = {name: part for name, part in parts.items() if part.drafted[0]}
-        self.done.whole = Acceptance(*([sum(place) for place in zip(*kind, strict=True)] for kind in self._columns(parts)))
+        self.done.whole = Acceptance(*counted.sum(0).tolist())
         return self.done
 
     @speculation.setter
     def speculation(self, none_yet: Speculation) -> None:
         """What there is at the beginning."""
         self.done = none_yet  # its counts are made anew whenever they are asked for
-
-    @staticmethod
-    def _columns(parts: dict[str, Acceptance]) -> tuple[list[list[int]], list[list[int]]]:
-        return [part.drafted for part in parts.values()], [part.accepted for part in parts.values()]
 
     def refresh(self) -> None:
         """The weights changed, and with them the drafter's copies."""

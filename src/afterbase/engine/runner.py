@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from afterbase.engine.cuda import has_triton
 from afterbase.errors import ConfigError
+from afterbase.model import cuda
 from afterbase.model.attend import matrices
 from afterbase.model.block import Block
 from afterbase.model.cache import CacheStep, LayerStep
@@ -100,11 +100,16 @@ class FusedLayer:
     @classmethod
     def of(cls, block: Block, dtype: torch.dtype) -> FusedLayer:
         """Copies of this block's weights as they are now."""
-        return cls(**{name: torch.cat(parts).to(dtype) if parts else None for name, parts in _parts(block).items()})
+        return cls(**stacked(_parts(block), dtype))
 
     def refresh(self, block: Block) -> None:
         """The same into the same memory, which a recorded graph keeps reading."""
         renew(self, _parts(block))
+
+
+def stacked(parts: dict[str, list[Tensor]], dtype: torch.dtype) -> dict[str, Tensor | None]:
+    """Copies of weights, those of one name as one tensor; None where there are none."""
+    return {name: torch.cat([each.detach().to(dtype) for each in weights]) if weights else None for name, weights in parts.items()}
 
 
 def renew(layer: object, parts: dict[str, list[Tensor]]) -> None:
@@ -283,7 +288,7 @@ def runner_for(model: Transformer, dtype: torch.dtype) -> PlainRunner | FusedRun
 
         if LatentCpuRunner.fits(model):
             return LatentCpuRunner(model, dtype)
-    if model.lm_head.weight.is_cuda and dtype == torch.bfloat16 and has_triton():
+    if model.lm_head.weight.is_cuda and dtype == torch.bfloat16 and cuda.kernels():
         from afterbase.engine.cuda.latent import LatentRunner  # Triton is imported only where there is a GPU
         from afterbase.engine.cuda.runner import GraphRunner
 

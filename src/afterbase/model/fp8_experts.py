@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from afterbase.model.fp8 import TILE, Scaled, filled, kernels_for, layers_in_fp8, product, scaled_both_ways, scaled_weights
 from afterbase.model.mlp import swiglu
-from afterbase.model.moe import Experts
+from afterbase.model.moe import Experts, gated
 from afterbase.model.norm import product_dtype
 from afterbase.model.rows import Take
 
@@ -111,9 +111,7 @@ class ScaledExperts(Experts):
         laid = Lay.apply(hidden, runs, order, cells, gates.shape[1])
         gate, up = GroupedProduct.apply(laid, runs, self.entering, dtype, self.gate_proj, self.up_proj)
         (outputs,) = GroupedProduct.apply(swiglu(gate, up), runs, self.leaving, dtype, self.down_proj)
-        chosen = Take.apply(outputs, cells).unflatten(0, (-1, gates.shape[1]))
-        routed = (chosen * gates.unsqueeze(-1).to(outputs.dtype)).sum(1)
-        return routed if shared is None else shared + routed
+        return gated(Take.apply(outputs, cells), gates, shared)
 
 
 class Kept:

@@ -111,12 +111,13 @@ class Experts(nn.Module):
             copies = self.enter(dtype, self.gate_proj, self.up_proj), self.leave(dtype, self.down_proj)
             return Routed.apply(hidden.to(dtype), shared, gates, sorting, *copies, *parameters)
         order, place, load = sorting
-        copies = gates.shape[1]
-        tokens = Dispatch.apply(hidden, order, place, copies)
+        tokens = Dispatch.apply(hidden, order, place, gates.shape[1])
+        return gated(Permute.apply(self._each(tokens, load), place, order), gates, shared)
+
+    def _each(self, tokens: Float[Tensor, "N d"], load: Int[Tensor, "E"]) -> Float[Tensor, "N d"]:
+        """What each expert makes of its own run of tokens, of which `load` counts them."""
         inner = swiglu(grouped_linear(tokens, self.gate_proj, load), grouped_linear(tokens, self.up_proj, load))
-        outputs = Permute.apply(grouped_linear(inner, self.down_proj, load), place, order)
-        routed = (outputs.unflatten(0, (-1, copies)) * gates.unsqueeze(-1).to(outputs.dtype)).sum(1)
-        return routed if shared is None else shared + routed
+        return grouped_linear(inner, self.down_proj, load)
 
 
 class MoE(nn.Module):
@@ -137,6 +138,12 @@ class MoE(nn.Module):
             trace.record(self.gate, sorting[2], chosen, affinity, segments)
         shared = None if self.shared_experts is None else self.shared_experts(hidden)
         return self.experts(hidden, shared, gates, sorting)
+
+
+def gated(outputs: Float[Tensor, "N d"], gates: Float[Tensor, "T K"], shared: Float[Tensor, "T d"] | None) -> Float[Tensor, "T d"]:
+    """The outputs of each token's experts, token by token, weighed and added to what the shared ones gave."""
+    routed = (outputs.unflatten(0, gates.shape) * gates.unsqueeze(-1).to(outputs.dtype)).sum(1)
+    return routed if shared is None else shared + routed
 
 
 def by_expert(chosen: Int[Tensor, "T K"], experts: int) -> tuple[Int[Tensor, "N"], Int[Tensor, "N"], Int[Tensor, "E"]]:

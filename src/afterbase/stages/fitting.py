@@ -104,7 +104,8 @@ def choose(job: Job, base: TrainerConfig = HALF) -> Fit:
 def fitted(job: Job, trainer: TrainerConfig, cache: float = 1.0) -> Fit:
     """What these settings take, with a share of the cache that all rows together could fill."""
     sizes = sizes_of(trainer.mesh, job)
-    budget = training(job.model, trainer, trainer.tokens_per_batch * sizes.context, trainer.tokens_per_batch * sizes.context, sizes)
+    stream = trainer.tokens_per_batch * sizes.context
+    budget = training(job.model, trainer, stream, stream, sizes)
     parts, engine = _trained(budget), None
     if job.drawing:
         parts |= own_model(job.model, sizes) | engine_parts(job.model, trainer, job.rows, job.longest, cache)

@@ -184,7 +184,7 @@ def _mesh_words(job: Job, fit: Fit) -> list[str]:
 def _counted(parameters: int) -> str:
     """As models are named: 671B, 1.54B, 3.3M."""
     size, letter = (parameters / 1e9, "B") if parameters >= 1e9 else (parameters / 1e6, "M")
-    return f"{size:.3g}{letter}"
+    return f"{size:,.0f}{letter}" if size >= 100 else f"{size:.3g}{letter}"
 
 
 def _print(console: Console, asked: Asked, job: Job, fit: Fit) -> None:

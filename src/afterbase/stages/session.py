@@ -29,7 +29,7 @@ from afterbase.train.critic import scored
 from afterbase.train.moments import numbered
 from afterbase.train.packing import pack
 from afterbase.train.resume import SHARDS, Checkpoints, SavingConfig
-from afterbase.train.trainer import LocalTrainer, TrainerConfig, add_up
+from afterbase.train.trainer import LocalTrainer, TrainerConfig, taught
 
 BAD = "bad_batches"
 IN_A_ROW = 3
@@ -288,7 +288,4 @@ def check_pair(model: Transformer, tokenizer: Tokenizer, directory: Path) -> Non
 
 def learn(trainer: LocalTrainer | Companion, batches: Sequence[Batch], objective: Objective) -> dict[str, float]:
     """One optimizer step over its batches; metrics that are shares of the step add up, and of those in /max the most counts."""
-    metrics: dict[str, float] = {}
-    for batch in batches:
-        add_up(metrics, trainer.forward_backward(batch, objective))
-    return metrics | trainer.step()
+    return taught(trainer, batches, objective) | trainer.step()

@@ -50,10 +50,11 @@ class SftConfig(Config):
 
 def run_sft(config: SftConfig, run: Run) -> None:
     """Train from the first step, or from the latest checkpoint, to the last."""
-    samples, dropped = _samples(config, Tokenizer.load(config.model), load_config(config.model).max_position_embeddings)
+    tokenizer, model = Tokenizer.load(config.model), load_config(config.model)
+    samples, dropped = _samples(config, tokenizer, model.max_position_embeddings)
     plan = plan_steps([len(sample.tokens) for sample in samples], config.epochs, config.tokens_per_step, config.seed)
     first = sum(len(samples[index].tokens) for index in plan[0])
-    refuse_what_cannot_fit(load_config(config.model), config.trainer, certain(config.trainer, first))
+    refuse_what_cannot_fit(model, config.trainer, certain(config.trainer, first))
     session = begin(run, config.model, config.trainer, config.saving, len(plan))
     objective = Likelihood()
     with run.progress(len(plan), "sft", session.step) as progress:

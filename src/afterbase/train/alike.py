@@ -6,19 +6,23 @@ All ranks make the same update, so what one of them writes is what a process tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed import ProcessGroup
 
 from afterbase.dist import any_of, dealt, merged
 from afterbase.errors import ConfigError
+from afterbase.model.moe import Router
 from afterbase.model.parallel.plan import routers
+from afterbase.model.transformer import Transformer
 from afterbase.records import Batch, Sample
 from afterbase.train.base import Objective
 from afterbase.train.packing import pack, unpacked
-from afterbase.train.trainer import LocalTrainer, TrainerConfig, add_up
+from afterbase.train.trainer import LocalTrainer, TrainerConfig, add_up, taught
 
 
 def wants_whole(config: TrainerConfig) -> str | None:
@@ -45,18 +49,12 @@ class AlikeTrainer(LocalTrainer):
 
     def learn(self, batches: Sequence[Batch], objective: Objective) -> dict[str, float]:
         """One optimizer step over all ranks' batches; every rank returns the metrics of the whole step."""
-        own: dict[str, float] = {}
-        for batch in batches:
-            add_up(own, self.forward_backward(batch, objective))
-        metrics: dict[str, float] = {}
-        for share in merged([own]):
-            add_up(metrics, share)
-        return metrics | self.step()
+        return everyones(taught(self, batches, objective)) | self.step()
 
     def step(self) -> dict[str, float]:
         """The update of the summed gradients, on every rank alike."""
         self._add_gradients()
-        self._add_loads()
+        self.trace.loads = summed_loads(self.trace.loads, self.model, self.device)
         return super().step()
 
     def scored(self, samples: Sequence[Sample]) -> list[tuple[float, ...]]:
@@ -78,13 +76,25 @@ class AlikeTrainer(LocalTrainer):
                 parameter.grad = torch.zeros_like(parameter, dtype=getattr(parameter, "grad_dtype", None) or parameter.dtype)
             dist.all_reduce(parameter.grad)
 
-    def _add_loads(self) -> None:
-        if not (asked := routers(self.model)):
-            return
-        none = torch.zeros(self.model.config.n_routed_experts, dtype=torch.long, device=self.device)
-        loads = torch.stack([self.trace.loads.get(router, none).long() for router in asked])
-        dist.all_reduce(loads)
-        self.trace.loads = {router: load for router, load in zip(asked, loads, strict=True) if int(load.sum())}
-
     def _sound(self, norm: Tensor) -> bool:
         return not any_of(not super()._sound(norm))
+
+
+def everyones(own: dict[str, float]) -> dict[str, float]:
+    """What all processes measured, of which each gives its own share of the step's metrics."""
+    metrics: dict[str, float] = {}
+    for share in merged([own]):
+        add_up(metrics, share)
+    return metrics
+
+
+def summed_loads(
+    loads: Mapping[Router, Int[Tensor, "E"]], model: Transformer, device: torch.device, group: ProcessGroup | None = None
+) -> dict[Router, Int[Tensor, "E"]]:
+    """Tokens that all ranks of the group (unset: all ranks) sent to each expert, of routers that any of them asked."""
+    if not (asked := routers(model)):
+        return {}
+    none = torch.zeros(model.config.n_routed_experts, dtype=torch.long, device=device)
+    every = torch.stack([loads.get(router, none).long() for router in asked])
+    dist.all_reduce(every, group=group)
+    return {router: load for router, load in zip(asked, every, strict=True) if int(load.sum())}

@@ -185,7 +185,7 @@ def _shared(count: Weights, asked: Weights, trainer: TrainerConfig, sizes: Sizes
     shards, cut = sizes.data * sizes.context * sizes.expert, sizes.tensor
 
     def share(own: Weights) -> int:
-        routed = own.experts // (sizes.data * sizes.context * sizes.expert * cut)
+        routed = own.experts // (shards * cut)
         return routed + own.matrices // (shards * cut) + (own.embedding + own.head + own.joints) // shards + own.routers + own.vectors
 
     layers = config.num_hidden_layers + config.num_nextn_predict_layers

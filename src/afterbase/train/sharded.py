@@ -14,33 +14,33 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch import distributed as dist
 
+from afterbase.dist import merged
 from afterbase.model.balance import Trace, update_bias
 from afterbase.model.checkpoint import Stored
 from afterbase.model.logprob import token_statistics
+from afterbase.model.moe import Router
 from afterbase.model.parallel.context import Slice
 from afterbase.model.parallel.export import Lending
 from afterbase.model.parallel.filling import fill_parts
 from afterbase.model.parallel.mesh import Mesh
 from afterbase.model.parallel.pieces import Parts, collect_gradients, forget_gradients, norm_of
-from afterbase.model.parallel.plan import lay_out, routers
+from afterbase.model.parallel.plan import lay_out
 from afterbase.model.parallel.saving import load_shards, save_shards
 from afterbase.model.parallel.talk import Copied, Gathered
 from afterbase.model.rows import Take
 from afterbase.model.transformer import Transformer
 from afterbase.records import Batch, Entropy, Sample
 from afterbase.segments import Segments
-from afterbase.train.alike import wants_whole
+from afterbase.train.alike import everyones, summed_loads, wants_whole
 from afterbase.train.base import Objective
 from afterbase.train.moments import by_weight
 from afterbase.train.optim import adamw
 from afterbase.train.packing import pack, unpacked
-from afterbase.train.schedule import learning_rate
-from afterbase.train.trainer import TrainerConfig, add_up
+from afterbase.train.trainer import Steps, TrainerConfig, taught
 
 
-class ShardedTrainer:
+class ShardedTrainer(Steps):
     """This rank's part of a model, of its optimizer and of every step."""
 
     def __init__(self, model: Transformer | Stored, config: TrainerConfig, steps: int, device: torch.device, read: bool = True) -> None:
@@ -50,7 +50,7 @@ class ShardedTrainer:
         """
         assert wants_whole(config) is None, "an AlikeTrainer does what this one cannot"
         stored, model = (model, model.model) if isinstance(model, Stored) else (None, model)
-        self.config, self.steps, self.device = config, steps, device
+        super().__init__(config, steps, device)
         self.mesh = Mesh.of(config.mesh, device)
         half = torch.bfloat16 if config.precision == "bfloat16" else None
         self.pieces = lay_out(model, self.mesh, half)
@@ -59,14 +59,6 @@ class ShardedTrainer:
         self.model = model
         self.lending = Lending(model, self.pieces, self.mesh)
         self.optimizer = adamw(Parts(self.pieces), config.optim)
-        self.trace = Trace(config.balance_loss)
-        self.losses: list[Tensor] = []
-        """Of this rank's batches since the last step, one each."""
-        self.judged: list[Tensor] = []
-        """Those of the last step."""
-        self.done = 0
-        self.skipped = 0
-        """Updates in a row, up to now, that were skipped."""
         length = max(2, self.mesh.sizes.context)
         (self.idle,) = pack([Sample((0,) * length, (True,) * length)], length, device)
 
@@ -87,17 +79,12 @@ class ShardedTrainer:
         for batch in self.batches(samples):
             values = self.score(batch)
             own |= {} if batch is self.idle else unpacked(batch, values)
-        every: list[dict[int, tuple[float, ...]]] = [{}] * dist.get_world_size()
-        dist.all_gather_object(every, own)
-        found = {place: numbers for each in every for place, numbers in each.items()}
+        found = {place: numbers for each in merged([own]) for place, numbers in each.items()}
         return [found.get(place, ()) for place in range(len(samples))]
 
     def learn(self, batches: Sequence[Batch], objective: Objective) -> dict[str, float]:
         """One optimizer step over this rank's batches; every rank returns the metrics of the whole step."""
-        own: dict[str, float] = {}
-        for batch in batches:
-            add_up(own, self.forward_backward(batch, objective))
-        return self._metrics(own) | self.step()
+        return self._metrics(taught(self, batches, objective)) | self.step()
 
     def forward_backward(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Add one batch's gradient; returns its share of the step's metrics."""
@@ -129,9 +116,7 @@ class ShardedTrainer:
 
         A loss or gradient that is not finite on any rank updates nothing on all of them, and is counted.
         """
-        rate = learning_rate(self.config.optim.schedule, self.done, self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rate = self._set_rate(self.optimizer.param_groups)
         learned = collect_gradients(self.pieces, self.mesh)
         unsound = (~torch.stack([torch.zeros((), device=self.device), *self.losses]).isfinite()).sum()
         norm, finite = norm_of(learned, self.mesh, unsound)
@@ -140,12 +125,7 @@ class ShardedTrainer:
             torch._foreach_mul_([piece.own.grad for piece in learned], scale)
             self.optimizer.step()
         forget_gradients(self.pieces)
-        busiest = update_bias(self._loads(), self.config.balance_speed) if finite else {}
-        self.trace, self.losses, self.judged = Trace(self.config.balance_loss), [], self.losses
-        self.done += 1
-        self.skipped = 0 if finite else self.skipped + 1
-        skipped = {} if finite else {"train/skipped_updates/count": 1}
-        return {"train/gradient/norm": float(norm), "train/learning_rate/value": rate, **busiest, **skipped}
+        return self._finish(norm, rate, finite, update_bias(self._loads(), self.config.balance_speed) if finite else {})
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Float[Tensor, "P"]:
@@ -185,9 +165,6 @@ class ShardedTrainer:
     def load(self, directory: Path) -> None:
         """Read this rank's parts of what `save` wrote, on this mesh or any other; all ranks must call this."""
         load_shards(directory, self.model, self.pieces, self.mesh, self.optimizer)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     def _slice(self, batch: Batch) -> tuple[Int[Tensor, "T"], Segments]:
         """The part of a stream that this rank computes."""
@@ -245,25 +222,13 @@ class ShardedTrainer:
             losses.append(-(logprobs * batch.weights[place > depth]).sum() / batch.total_tokens)
         return torch.stack(losses).mean()
 
-    def _loads(self) -> dict[Any, Int[Tensor, "E"]]:
+    def _loads(self) -> dict[Router, Int[Tensor, "E"]]:
         """Tokens that every reader and slice sent to each expert, of routers that were asked."""
-        asked = routers(self.model)
-        if not asked:
-            return {}
-        experts = self.model.config.n_routed_experts
-        none = torch.zeros(experts, dtype=torch.long, device=self.device)
-        loads = torch.stack([self.trace.loads.get(router, none).long() for router in asked])
-        dist.all_reduce(loads, group=self.mesh.dense.get_group("shard"))
-        return {router: load for router, load in zip(asked, loads, strict=True) if int(load.sum())}
+        return summed_loads(self.trace.loads, self.model, self.device, self.mesh.dense.get_group("shard"))
 
     def _metrics(self, own: dict[str, float]) -> dict[str, float]:
         """What all readers measured, each counted once."""
-        every: list[dict[str, float]] = [{}] * dist.get_world_size()
-        dist.all_gather_object(every, own if self.mesh.slice == self.mesh.share == 0 else {})
-        metrics: dict[str, float] = {}
-        for each in every:
-            add_up(metrics, each)
-        return metrics
+        return everyones(own if self.mesh.slice == self.mesh.share == 0 else {})
 
 
 def _even(number: int, parts: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from afterbase.model.parallel.mesh import MeshConfig
 from afterbase.model.rows import Take
 from afterbase.model.transformer import Transformer
 from afterbase.records import Batch, Entropy
-from afterbase.train.base import Objective
+from afterbase.train.base import Objective, Trainer
 from afterbase.train.masters import Masters, halve
 from afterbase.train.optim import OptimConfig, Together, optimizer
 from afterbase.train.schedule import learning_rate
@@ -79,19 +79,11 @@ class TrainerConfig(Config):
         return self
 
 
-class LocalTrainer:
-    """One model, its optimizer and its routers' loads."""
+class Steps:
+    """Where a trainer is in its schedule, and what its batches since the last step left: alike of a whole model and of one in parts."""
 
-    def __init__(self, model: Transformer, config: TrainerConfig, steps: int) -> None:
-        """`steps` is the length of the schedule."""
-        self.model, self.config, self.steps = model, config, steps
-        self.device = next(model.parameters()).device
-        if config.weights == "bfloat16":
-            halve(model)
-        if config.lora:
-            adapt(model, config.lora)  # after the rounding: what learns stays in float32
-        if config.precision == "fp8":
-            learn_in_fp8(model)
+    def __init__(self, config: TrainerConfig, steps: int, device: torch.device) -> None:
+        self.config, self.steps, self.device = config, steps, device
         self.trace = Trace(config.balance_loss)
         self.losses: list[Tensor] = []
         """Of the batches since the last step, one each."""
@@ -100,6 +92,39 @@ class LocalTrainer:
         self.done = 0
         self.skipped = 0
         """Updates in a row, up to now, that were skipped."""
+
+    def _set_rate(self, groups: Sequence[dict[str, Any]]) -> float:
+        """This step's learning rate, which an optimizer's groups have from here on."""
+        rate = learning_rate(self.config.optim.schedule, self.done, self.steps)
+        for group in groups:
+            group["lr"] = rate
+        return rate
+
+    def _finish(self, norm: Tensor, rate: float, finite: bool, busiest: dict[str, float]) -> dict[str, float]:
+        """Count the step, forget its batches, and tell its metrics."""
+        self.trace, self.losses, self.judged = Trace(self.config.balance_loss), [], self.losses
+        self.done += 1
+        self.skipped = 0 if finite else self.skipped + 1
+        skipped = {} if finite else {"train/skipped_updates/count": 1}
+        return {"train/gradient/norm": float(norm), "train/learning_rate/value": rate, **busiest, **skipped}
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision != "float32")
+
+
+class LocalTrainer(Steps):
+    """One model, its optimizer and its routers' loads."""
+
+    def __init__(self, model: Transformer, config: TrainerConfig, steps: int) -> None:
+        """`steps` is the length of the schedule."""
+        super().__init__(config, steps, next(model.parameters()).device)
+        self.model = model
+        if config.weights == "bfloat16":
+            halve(model)
+        if config.lora:
+            adapt(model, config.lora)  # after the rounding: what learns stays in float32
+        if config.precision == "fp8":
+            learn_in_fp8(model)
 
     @cached_property
     def masters(self) -> Masters:
@@ -134,9 +159,7 @@ class LocalTrainer:
 
         A loss or gradient that is not finite updates nothing and is counted: one bad batch must not ruin the weights.
         """
-        rate = learning_rate(self.config.optim.schedule, self.done, self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rate = self._set_rate(self.optimizer.param_groups)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         finite = self._sound(norm)
         if finite:
@@ -145,12 +168,7 @@ class LocalTrainer:
             self.masters.give_back()
         self.model.zero_grad(set_to_none=True)
         speed = 0.0 if self.config.lora else self.config.balance_speed
-        busiest = update_bias(self.trace.loads, speed) if finite else {}
-        self.trace, self.losses, self.judged = Trace(self.config.balance_loss), [], self.losses
-        self.done += 1
-        self.skipped = 0 if finite else self.skipped + 1
-        skipped = {} if finite else {"train/skipped_updates/count": 1}
-        return {"train/gradient/norm": float(norm), "train/learning_rate/value": rate, **busiest, **skipped}
+        return self._finish(norm, rate, finite, update_bias(self.trace.loads, speed) if finite else {})
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Float[Tensor, "P"]:
@@ -177,9 +195,6 @@ class LocalTrainer:
         """Whether the gradient's norm and every loss are finite: one question to the device for all of them."""
         return bool(torch.stack([norm, *self.losses]).isfinite().all())
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision != "float32")
-
     def _statistics(self, hidden: Float[Tensor, "T d"], batch: Batch, entropy: Entropy) -> tuple[Tensor, Tensor | None]:
         """Each learned token's log-probability and its distribution's entropy, read one place before it."""
         rows, targets = Take.apply(hidden, batch.picked - 1), batch.tokens[batch.picked]
@@ -198,6 +213,14 @@ class LocalTrainer:
             logprobs = token_logprobs(rows, head, batch.tokens[reachable])
             losses.append(-(logprobs * batch.weights[place > depth]).sum() / batch.total_tokens)
         return torch.stack(losses).mean()
+
+
+def taught(trainer: Trainer, batches: Sequence[Batch], objective: Objective) -> dict[str, float]:
+    """The gradients of a step's batches, added to what the trainer has; returns their metrics, added up."""
+    metrics: dict[str, float] = {}
+    for batch in batches:
+        add_up(metrics, trainer.forward_backward(batch, objective))
+    return metrics
 
 
 def add_up(total: dict[str, float], share: dict[str, float]) -> None:

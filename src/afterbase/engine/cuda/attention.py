@@ -109,18 +109,6 @@ def _fold(parts, peaks, sums, lengths, done, mixed, room, HEADS: tl.constexpr, W
 
 
 @triton.jit
-def _join(parts, peaks, sums, mixed, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
-    head = tl.program_id(0).to(tl.int64)
-    part, width = tl.arange(0, SPLITS), tl.arange(0, WIDTH)
-    peak = tl.load(peaks + head * SPLITS + part)
-    share = tl.exp(peak - tl.max(peak, axis=0))  # 0 for a part that had nothing to read
-    total = tl.sum(share * tl.load(sums + head * SPLITS + part), axis=0)
-    mix = tl.load(parts + (head * SPLITS + part)[:, None] * WIDTH + width[None, :])
-    out = tl.sum(mix * share[:, None], axis=0) / total
-    tl.store(mixed + head * WIDTH + width, out.to(mixed.dtype.element_ty))
-
-
-@triton.jit
 def _remember(
     qkv, q_weight, k_weight, cos, sin, rows, positions, turned, keys, values, eps, room,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, PADDED: tl.constexpr, KV_PADDED: tl.constexpr, WIDTH: tl.constexpr, NORM: tl.constexpr,

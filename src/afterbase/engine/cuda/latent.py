@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from afterbase.engine.cuda.experts import experts_of, routed, scored
 from afterbase.engine.cuda.mla import Latents, attend_latents, compress
 from afterbase.engine.cuda.runner import GraphRunner
-from afterbase.engine.runner import in_training, renew
+from afterbase.engine.latent import entering
+from afterbase.engine.runner import in_training, renew, stacked
 from afterbase.engine.steady import apart
 from afterbase.model.block import Block
 from afterbase.model.cache import Cache, CacheStep
@@ -59,8 +60,7 @@ class LatentLayer:
     @classmethod
     def of(cls, block: Block, dtype: torch.dtype) -> LatentLayer:
         """Copies of this block's weights as they are now."""
-        copies = {name: [weight.detach().to(dtype) for weight in weights] for name, weights in _parts(block).items()}
-        return cls(**{name: torch.cat(weights) if weights else None for name, weights in copies.items()})
+        return cls(**stacked(_parts(block), dtype))
 
     def refresh(self, block: Block) -> None:
         """The same into the same memory, which a recorded graph keeps reading."""
@@ -70,15 +70,13 @@ class LatentLayer:
 def _parts(block: Block) -> dict[str, list[Tensor]]:
     """What each weight of a layer is stacked from."""
     attention, mlp = block.self_attn, block.mlp
-    compressed = hasattr(attention, "q_a_proj")
-    first, last = attention.q_a_proj if compressed else attention.q_proj, attention.kv_a_proj_with_mqa
-    first_bias = first.weight.new_zeros(len(first.weight)) if first.bias is None else first.bias
+    weights, biases = entering(attention)
     routing = isinstance(mlp, MoE)
     dense = mlp.shared_experts if routing else mlp
     return {
-        "enter": [first.weight, last.weight],
-        "enter_bias": [] if last.bias is None else [first_bias, last.bias],
-        "queries": [attention.q_b_proj.weight] if compressed else [],
+        "enter": weights,
+        "enter_bias": biases,
+        "queries": [attention.q_b_proj.weight] if hasattr(attention, "q_b_proj") else [],
         "up": [attention.kv_b_proj.weight],
         "out": [attention.o_proj.weight],
         "out_bias": [] if attention.o_proj.bias is None else [attention.o_proj.bias],
@@ -105,9 +103,6 @@ class LatentRunner(GraphRunner):
             return False
         return config.has_v3_experts and config.kv_lora_rank <= WIDEST[0] and config.qk_rope_head_dim <= WIDEST[1]
 
-    def _few(self) -> dict[torch.Size, float]:
-        return {}
-
     def _layer(self, block: Block) -> LatentLayer:
         return LatentLayer.of(block, self.dtype)
 
@@ -118,18 +113,10 @@ class LatentRunner(GraphRunner):
         rest = config.rms_norm_eps, softmax_scale(config), config.rope_interleave
         return Latents(config.num_attention_heads, *ranks, *widths, *rest, cos, sin)
 
-    def prefill(self, tokens: Int[Tensor, "T"], segments: Segments, step: CacheStep) -> Float[Tensor, "S V"]:
-        """Read whole prompts into the cache; logits of what follows each."""
-        return self.following(self.read(tokens, segments, step), segments)
-
     def read(self, tokens: Int[Tensor, "T"], segments: Segments, step: CacheStep) -> Float[Tensor, "T d"]:
         """Read whole prompts into the cache by the model's own forward pass; their final states."""
         with torch.autocast(tokens.device.type, self.dtype):
             return self.model(tokens, segments, cache=step)
-
-    def following(self, hidden: Float[Tensor, "T d"], segments: Segments) -> Float[Tensor, "S V"]:
-        """Logits of what follows each of the prompts that have these final states."""
-        return self.logits(hidden[segments.starts[1:].long() - 1])
 
     def _logits(self, tokens: Int[Tensor, "n"], lengths: Int[Tensor, "n"], done: Int[Tensor, "n"], cache: Cache) -> Float[Tensor, "n V"]:
         """The head's output after one token for each of the first rows of the cache."""
@@ -194,9 +181,6 @@ class SteadyLatentRunner(LatentRunner):
     """
 
     steady = True
-
-    def _few(self) -> dict[torch.Size, float]:
-        return GraphRunner._few(self)
 
     def _weights(self) -> list[tuple[Tensor, Tensor | None]]:
         pairs = [(self.head, None)]

@@ -17,7 +17,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from afterbase.engine.cuda.attention import _join, parts_of
+from afterbase.engine.cuda.attention import parts_of
 from afterbase.engine.cuda.products import headwise
 from afterbase.model.cuda.launch import on
 
@@ -154,6 +154,18 @@ def _attend_latents(
     else:
         to = mixed + query[:, None] * PADDED + column[None, :]
         tl.store(to, (mix / weight[:, None]).to(mixed.dtype.element_ty), mask=inside[:, None])
+
+
+@triton.jit
+def _join(parts, peaks, sums, mixed, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
+    head = tl.program_id(0).to(tl.int64)
+    part, width = tl.arange(0, SPLITS), tl.arange(0, WIDTH)
+    peak = tl.load(peaks + head * SPLITS + part)
+    share = tl.exp(peak - tl.max(peak, axis=0))  # 0 for a part that had nothing to read
+    total = tl.sum(share * tl.load(sums + head * SPLITS + part), axis=0)
+    mix = tl.load(parts + (head * SPLITS + part)[:, None] * WIDTH + width[None, :])
+    out = tl.sum(mix * share[:, None], axis=0) / total
+    tl.store(mixed + head * WIDTH + width, out.to(mixed.dtype.element_ty))
 
 
 def compress(

@@ -72,7 +72,7 @@ class GraphRunner:
 
     def _few(self) -> dict[torch.Size, float]:
         """Shapes of weights, and the number of rows below which their products need the kernel."""
-        if self.head.device.type == "cpu":
+        if not self.steady or self.head.device.type == "cpu":
             return {}
         return {weight.shape: steady_from(weight, bias) for weight, bias in self._weights()}
 
@@ -110,6 +110,10 @@ class GraphRunner:
 
     def prefill(self, tokens: Int[Tensor, "T"], segments: Segments, step: CacheStep) -> Float[Tensor, "S V"]:
         """Read whole prompts into the cache; logits of what follows each."""
+        return self.following(self.read(tokens, segments, step), segments)
+
+    def read(self, tokens: Int[Tensor, "T"], segments: Segments, step: CacheStep) -> Float[Tensor, "T d"]:
+        """Read whole prompts into the cache; their final states."""
         self.look_up(step.cache)
         queries, width = self.heads.queries, self.heads.width
 
@@ -118,7 +122,10 @@ class GraphRunner:
             values = qkv.unflatten(1, (-1, width))[:, turned.shape[1] :]
             return attend(turned[:, :queries], turned[:, queries:], values, segments, width**-0.5).flatten(1)
 
-        hidden = self._through(tokens, step.cache, attended)
+        return self._through(tokens, step.cache, attended)
+
+    def following(self, hidden: Float[Tensor, "T d"], segments: Segments) -> Float[Tensor, "S V"]:
+        """Logits of what follows each of the prompts that have these final states."""
         return self.logits(hidden[segments.starts[1:].long() - 1])
 
     def decode(self, tokens: Int[Tensor, "n"], segments: Segments, step: CacheStep) -> Float[Tensor, "n V"]:

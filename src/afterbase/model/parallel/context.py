@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ class Slice(Segments):
         """What attention remembers of the slice's own tokens, and before them of the rest of its first sequence."""
         dtype = parts[-1].dtype
         flat = torch.cat([part.flatten(1).to(dtype) for part in parts], dim=1)
-        sizes = [after - begin for begin, after in zip(self.bounds, self.bounds[1:], strict=False)]
+        sizes = [after - begin for begin, after in pairwise(self.bounds)]
         every = Gathered.apply(flat, self.group, sizes, False)
         seen = every[self.bounds[self.place] - self.before : self.bounds[self.place + 1]]
         pieces = seen.split([part[0].numel() for part in parts], dim=1)

@@ -9,8 +9,7 @@ from torch import distributed as dist
 from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
-from afterbase.model.mlp import swiglu
-from afterbase.model.moe import Experts, grouped_linear
+from afterbase.model.moe import Experts, gated
 from afterbase.model.parallel.talk import Exchanged, gather_rows
 from afterbase.model.rows import Dispatch, Permute
 
@@ -33,21 +32,16 @@ class SharedOut(Experts):
         sorting: tuple[Int[Tensor, "N"], Int[Tensor, "N"], Int[Tensor, "E"]],
     ) -> Float[Tensor, "T d"]:
         """The gated sum of each token's experts, wherever they live, added to what the shared ones gave."""
-        (order, place, load), copies = sorting, gates.shape[1]
-        tokens = Dispatch.apply(hidden, order, place, copies)
+        order, place, load = sorting
+        tokens = Dispatch.apply(hidden, order, place, gates.shape[1])
         if self.group.size() == 1:
-            return self._gated(self._share(tokens, load), shared, gates, place, order)
+            return gated(Permute.apply(self._each(tokens, load), place, order), gates, shared)
         loads = self._loads(load.long())
         here, there = dist.get_rank(self.group), loads.sum(-1)
         sent, received = there[here].tolist(), there[:, here].tolist()
         outputs = self._run(Exchanged.apply(tokens, self.group, sent, received), loads[:, here])
-        return self._gated(Exchanged.apply(outputs, self.group, received, sent), shared, gates, place, order)
-
-    def _gated(self, outputs: Tensor, shared: Tensor | None, gates: Tensor, place: Tensor, order: Tensor) -> Tensor:
-        """The outputs in expert order, back at their tokens, weighed and added."""
-        outputs = Permute.apply(outputs, place, order).unflatten(0, gates.shape)
-        routed = (outputs * gates.unsqueeze(-1).to(outputs.dtype)).sum(1)
-        return routed if shared is None else shared + routed
+        returned = Exchanged.apply(outputs, self.group, received, sent)
+        return gated(Permute.apply(returned, place, order), gates, shared)
 
     def _loads(self, load: Int[Tensor, "E"]) -> Int[Tensor, "ranks ranks share"]:
         """On the host: how many tokens each rank has for each rank's experts."""
@@ -60,15 +54,11 @@ class SharedOut(Experts):
         """Tokens as they came, rank by rank and sorted by expert within each, through the experts of this share."""
         if not len(tokens):  # a row of zeros, so that every weight has a gradient to add to that of other ranks
             one = torch.zeros_like(loads[0]).index_fill_(0, torch.tensor(0), 1)
-            return self._share(F.pad(tokens, (0, 0, 0, 1)), one.to(tokens.device))[:0]
+            return self._each(F.pad(tokens, (0, 0, 0, 1)), one.to(tokens.device))[:0]
         share = loads.shape[1]
         expert = torch.arange(share).repeat(len(loads)).repeat_interleave(loads.flatten())
         order = expert.argsort(stable=True)
         inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
         order, inverse = order.to(tokens.device), inverse.to(tokens.device)
-        sorted_outputs = self._share(Permute.apply(tokens, order, inverse), loads.sum(0).to(tokens.device))
+        sorted_outputs = self._each(Permute.apply(tokens, order, inverse), loads.sum(0).to(tokens.device))
         return Permute.apply(sorted_outputs, inverse, order)
-
-    def _share(self, tokens: Float[Tensor, "m d"], load: Int[Tensor, "share"]) -> Float[Tensor, "m d"]:
-        inner = swiglu(grouped_linear(tokens, self.gate_proj, load), grouped_linear(tokens, self.up_proj, load))
-        return grouped_linear(inner, self.down_proj, load)
