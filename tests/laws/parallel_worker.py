@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -329,6 +330,10 @@ def checks(room: Path) -> dict:
         made[f"score, {side}"] = lambda side=side: check_score(DEEP, {side: world})
         made[f"one short sample, {side}"] = lambda side=side: check_gradients(DEEP, {side: world}, samples(3, (5,)))
         made[f"recomputed blocks, {side}"] = lambda side=side: check_gradients(DEEP, {side: world}, samples(), recompute=9)
+    cut_off = (*DEEP[:2], DEEP[2] | {"mtp_reaches_trunk": False})
+    cooler = [replace(sample, temperature=0.5) for sample in samples()]
+    made["gradients, modules cut off from the trunk"] = lambda: check_gradients(cut_off, {"data": world}, samples())
+    made["gradients, another temperature"] = lambda: check_gradients(DEEP, {"tensor": world}, cooler)
     made["saved, tensor to expert"] = lambda: check_saving(DEEP, {"tensor": world}, {"expert": world}, room / "a")
     unlearned = ("deepseek_v3", {"num_nextn_predict_layers": 1}, {})  # its MTP module has no moments
     made["saved, unlearned"] = lambda: check_saving(unlearned, {"expert": world}, {"data": world}, room / "c")

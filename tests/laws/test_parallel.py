@@ -25,6 +25,8 @@ CHECKS = [
     *(f"alike, {what}" for what in ("Muon", "adapters", "masters", "FP8")),
     *(f"loaded, {what}" for what in (*SIDES, "tied", "FP8")),
     *(
+        "gradients, modules cut off from the trunk",
+        "gradients, another temperature",
         "saved, tensor to expert",
         "saved, data to tensor",
         "saved, unlearned",

@@ -175,7 +175,21 @@ class ShardedTrainer(Steps):
         return batch.tokens[own.places], own
 
     def _statistics(
-        self, states: Float[Tensor, "T d"], segments: Segments, picked: Int[Tensor, "P"], batch: Batch, entropy: Entropy, back: int = 1
+        self, states: Float[Tensor, "T d"], segments: Segments, picked: Int[Tensor, "P"], batch: Batch, entropy: Entropy
+    ) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"] | None]:
+        """Each learned token's log-probability and its distribution's entropy, read one place before it."""
+        return self._read(states, segments, picked, 1, batch.tokens, self.model.lm_head.weight, batch.temperature, entropy)
+
+    def _read(
+        self,
+        states: Float[Tensor, "T d"],
+        segments: Segments,
+        picked: Int[Tensor, "P"],
+        back: int,
+        tokens: Int[Tensor, "T"],
+        head: Float[Tensor, "V d"],
+        temperature: float,
+        entropy: Entropy,
     ) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"] | None]:
         """Each picked token's log-probability and its distribution's entropy, read `back` places before it.
 
@@ -189,10 +203,10 @@ class ShardedTrainer(Steps):
         own = slice(begin, begin + shares[self.mesh.share])
         if self.mesh.sizes.tensor > 1:
             states = Copied.apply(states, tensor)
-        mine, targets = rows[own] - first, batch.tokens[picked[own]]
+        mine, targets = rows[own] - first, tokens[picked[own]]
         if not len(mine):  # the head must take part in every rank's backward pass
             mine, targets = mine.new_zeros(1), targets.new_zeros(1)
-        found = token_statistics(Take.apply(states, mine), self.model.lm_head.weight, targets, batch.temperature, entropy)
+        found = token_statistics(Take.apply(states, mine), head, targets, temperature, entropy)
         empty = own.start == own.stop
         whole = [None if x is None else self._assembled(x[:0] + 0 * x.sum() if empty else x, shares, counts) for x in found]
         return whole[0], whole[1]
@@ -215,10 +229,12 @@ class ShardedTrainer(Steps):
         """The mean over depths of the MTP modules' cross-entropy on the learned tokens.  [V3 Eq. 24-25]"""
         place = batch.segments.positions[batch.picked]
         losses = []
-        ahead = self.model.look_ahead(hidden, batch.tokens, segments, trace, self.config.mtp_reaches_trunk)
+        reaches = self.config.mtp_reaches_trunk
+        head = self.model.lm_head.weight if reaches else self.model.lm_head.weight.detach()
+        ahead = self.model.look_ahead(hidden, batch.tokens, segments, trace, reaches)
         for depth, states in enumerate(ahead, start=1):
             reachable = batch.picked[place > depth]  # token t is predicted from t - depth - 1, which must be in its sequence
-            logprobs, _ = self._statistics(states, segments, reachable, batch, "unused", depth + 1)
+            logprobs, _ = self._read(states, segments, reachable, depth + 1, batch.tokens, head, 1.0, "unused")
             losses.append(-(logprobs * batch.weights[place > depth]).sum() / batch.total_tokens)
         return torch.stack(losses).mean()
 
